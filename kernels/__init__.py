@@ -1,0 +1,22 @@
+"""NF4 and int8 weights, and the linear layers that compute with them. Knows PyTorch and nothing of maple.
+
+    w = kernels.quantize(weight, bits=4, block_size=64, double_quant=True)
+    y = kernels.linear(x, w)
+    y = kernels.lora_linear(x, w, a, b, scaling=alpha / rank)
+
+`naive.py` is the specification in plain PyTorch and what a CPU runs, `packed.py` the bytes, `ops.py` what is called.
+"""
+
+from kernels.ops import linear, lora_linear, lora_linear_grouped, quantize
+from kernels.packed import BLOCK_SIZES, Int8Weight, NF4Weight, Weight
+
+__all__ = [
+    "BLOCK_SIZES",
+    "Int8Weight",
+    "NF4Weight",
+    "Weight",
+    "linear",
+    "lora_linear",
+    "lora_linear_grouped",
+    "quantize",
+]

@@ -1,0 +1,49 @@
+"""Where the real data lies, and the rule that in CI nothing is skipped while it lies there."""
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+REAL = SHARED / "real"
+SEED = int(os.environ.get("MAPLE_TEST_SEED", secrets.randbelow(2**31)))
+_skipped = []
+
+
+def pytest_report_header():
+    return f"random inputs from MAPLE_TEST_SEED={SEED}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_random_inputs():
+    """Other inputs in every run, the same ones again with the seed that the run's header names."""
+    import torch
+
+    torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real models and data, which is not part of the repository."""
+    if not REAL.is_dir():
+        pytest.skip("needs the real models and data in ../shared/real, which this checkout does not have")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def stories(real) -> Path:
+    """A real pre-trained Llama of 260,032 parameters, its MLP 172 wide."""
+    return real / "models" / "stories260k"
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session):
+    if os.environ.get("CI") and SHARED.is_dir() and _skipped:
+        print(f"\nskipped in CI although {SHARED.name} is there: {', '.join(_skipped)}")
+        session.exitstatus = 1
