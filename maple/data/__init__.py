@@ -1,0 +1,8 @@
+"""Instruction records -> prompts with supervised answers -> tokens -> packed micro-batches.
+
+records.py    {instruction, input, output} from jsonl, with the line of each
+prompts.py    Alpaca, Bactrian-X and chat templates
+tokens.py     what is supervised, what is cut, and the cache of it
+mixture.py    how many records of each language an epoch holds, and in what order
+packing.py    several samples to a row, none seeing another
+"""

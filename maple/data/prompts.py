@@ -1,0 +1,66 @@
+"""Prompt templates. They are formats: the adapter must be used with the one it was trained with.
+
+alpaca      tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT
+bactrian    mbzuai-nlp/bactrian-x, the template of its training and generation scripts
+chat        the tokenizer's own chat template, the record as one user turn
+"""
+
+from __future__ import annotations
+
+from maple.data.records import Record
+from maple.errors import InputError
+
+ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+ALPACA = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+BACTRIAN_INPUT = "### Input:\n{instruction}\n\n{input}\n\n### Output:\n"
+BACTRIAN = "### Input:\n{instruction}\n\n### Output:\n"
+TEMPLATES = {"alpaca": (ALPACA, ALPACA_INPUT), "bactrian": (BACTRIAN, BACTRIAN_INPUT)}
+
+
+def render(template: str, record: Record, tokenizer) -> tuple[str, str]:
+    """(prompt, prompt and answer) as text; the second begins with the first."""
+    if template == "chat":
+        return _render_chat(record, tokenizer)
+    without_input, with_input = TEMPLATES[template]
+    # str.format would read braces in the data; replacing in one pass over the template's own fields does not
+    before, _, after = (with_input if record.input else without_input).partition("{instruction}")
+    middle, _, end = after.partition("{input}")
+    prompt = before + record.instruction + (middle + record.input + end if record.input else middle)
+    return prompt, prompt + record.output
+
+
+def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
+    user = {
+        "role": "user",
+        "content": f"{record.instruction}\n\n{record.input}" if record.input else record.instruction,
+    }
+    answer = {"role": "assistant", "content": record.output}
+    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    full = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    if not full.startswith(prompt):
+        raise InputError(
+            "--template chat: this tokenizer's template writes the turns before an answer differently once the answer "
+            "is there, so the answer's tokens cannot be told apart; use --template alpaca"
+        )
+    return prompt, full
+
+
+def template_text(template: str, tokenizer) -> str:
+    """All that a template adds to a record, to tell two of them apart."""
+    return str(tokenizer.chat_template) if template == "chat" else repr(TEMPLATES[template])
+
+
+def check_template(template: str, tokenizer) -> None:
+    """Raise InputError where the tokenizer cannot serve the template."""
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no EOS token, so a model could not learn where an answer ends")
+    if template == "chat" and not tokenizer.chat_template:
+        raise InputError("--template chat: this tokenizer has no chat template; use --template alpaca or bactrian")

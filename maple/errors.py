@@ -1,0 +1,28 @@
+"""The one error that a user's input can cause, and the one that a user's environment can."""
+
+import importlib.metadata
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(Exception):
+    """What the user gave is wrong: one sentence that names it, what was found and what would do. Exit code 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """', did you mean ...?' for a name close to one of the known, else a list of them."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def refuse_kernels_distribution() -> None:
+    """Raise InputError where the distribution `kernels` is installed: transformers would import ours in its place."""
+    try:
+        version = importlib.metadata.version("kernels")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise InputError(
+        f"the package 'kernels' {version} is installed, and transformers would mistake maple's own kernels for it: "
+        "pip uninstall kernels"
+    )

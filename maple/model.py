@@ -1,0 +1,172 @@
+"""Hub id or folder -> a frozen model in 4, 8 or 16 bits that carries LoRA.
+
+The model is built without memory (on the meta device), every key and shape is compared with what the files hold, and
+then the tensors come one at a time: a linear layer is packed as it arrives, the rest stays in 16 bits. At no time is
+there more in memory than the packed model, its 16-bit rest and one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+import kernels
+from kernels import Weight
+from maple import prequantized
+from maple.errors import InputError, nearest
+from maple.hub import model_folder
+from maple.lora import add_lora
+from maple.quantized import Embedding16, QuantizedLinear
+from maple.shards import Shards
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # decoders whose loss needs nothing but hidden states and lm_head
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # what a mixture of experts calls their number
+RECOMPUTED = "rotary_emb.inv_freq"  # stored by early Llama checkpoints; every version computes it from the config
+
+
+def load_model(
+    name_or_path: str,
+    bits: int = 4,
+    rank: int = 32,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    targets: str = "all-linear",
+    block_size: int = 64,
+    double_quant: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    rslora: bool = False,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """A transformers causal LM with frozen linear layers in `bits` bits and LoRA of `rank` beside those of `targets`.
+
+    name_or_path   a folder with config.json and safetensors, or a hub id (at `revision`)
+    bits           4 (NF4, `block_size`, `double_quant`), 8 (int8 per row), 16 (as the checkpoint stores them)
+    rank, alpha    0: no LoRA; alpha None: the rank
+    dtype          what the model computes in: float32 on a CPU, bfloat16 elsewhere. lm_head, embeddings and norms stay
+                   as the checkpoint has them where that is 16 bits and `dtype` is wider, else they become `dtype`.
+
+    Raises InputError for anything that cannot be loaded, and for a weight that holds NaN or inf.
+    """
+    device = torch.device(device)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    folder = model_folder(name_or_path, revision)
+    packed = _check_config(folder, bits)
+    shards = Shards(folder)
+    model = empty_model(folder)
+    _check_keys(model, shards, packed)
+
+    def pack(path: str, shape: tuple[int, int]) -> Weight:
+        if packed and prequantized.keys_of(shards, path):
+            return prequantized.read(shards, path, shape, device)
+        if bits == 16 or packed:
+            return _stored(shards.get(f"{path}.weight"), device, dtype)
+        try:
+            return kernels.quantize(shards.get(f"{path}.weight").to(device), bits, block_size, double_quant)
+        except ValueError as error:
+            raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
+
+    _fill(model, shards, pack, device, dtype)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.maple = {"model": name_or_path, "revision": revision, "bits": bits}
+    if rank:
+        add_lora(model, rank, alpha, dropout, targets, rslora)
+    return model.eval()
+
+
+def empty_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder's config.json on the meta device: modules and shapes, no memory."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+
+
+def _check_config(folder: Path, bits: int) -> bool:
+    """Refuse by name what cannot be loaded; returns whether the checkpoint is a bitsandbytes one."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        model_type = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a model's config ({type(error).__name__}: {error})") from error
+    if config.get("auto_map"):
+        raise InputError(f"{path}: the model brings its own code (auto_map), and maple never runs a model's code")
+    if any(config.get(key) for key in EXPERTS):
+        raise InputError(f"{path}: {model_type} is a mixture of experts, which are no linear layers; not supported")
+    if model_type not in FAMILIES:
+        raise InputError(f"{path}: model_type {model_type!r} is not supported{nearest(str(model_type), FAMILIES)}")
+    return prequantized.check_quantization_config(config, bits, str(path))
+
+
+def _check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
+    """Compare every parameter of the model with the headers of the files, before a weight is read."""
+    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    extra = set()
+    for path in linear if packed else ():
+        keys = prequantized.keys_of(shards, path)
+        extra.update(keys)
+        if keys:
+            del expected[f"{path}.weight"]  # its stored shape is that of the packed bytes; `prequantized` checks it
+            extra.add(f"{path}.weight")
+    missing = sorted(expected.keys() - shards.names)
+    if missing:
+        raise InputError(
+            f"{shards.folder}: {_listing(missing)} missing; the files do not hold the model of config.json"
+        )
+    tied = {f"{path}.weight" for path, m in model.named_modules() if m is model.get_output_embeddings()}
+    unexpected = shards.names - expected.keys() - extra - tied
+    unexpected = sorted(name for name in unexpected if not name.endswith(RECOMPUTED))
+    if unexpected:
+        raise InputError(f"{shards.folder}: {_listing(unexpected)} in the files but not in the model of config.json")
+    for name, shape in expected.items():
+        if shards.shape(name) != shape:
+            raise InputError(f"{shards.where(name)} is {shards.shape(name)}, the model has {shape} there")
+
+
+def _listing(names: list[str]) -> str:
+    return names[0] + (" is" if len(names) == 1 else f" and {len(names) - 1} more are")
+
+
+def _stored(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy of a tensor that stays unquantised: 16-bit ones keep their dtype under a float32 computation."""
+    keep = dtype == torch.float32 and tensor.dtype in (torch.bfloat16, torch.float16)
+    return tensor.to(device, tensor.dtype if keep else dtype, copy=True)
+
+
+def _fill(
+    model: PreTrainedModel,
+    shards: Shards,
+    pack: Callable[[str, tuple[int, int]], Weight],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Give every module its tensors, in the order of the model."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head.weight is embedding.weight
+
+    def get(name: str) -> nn.Parameter:
+        return nn.Parameter(_stored(shards.get(name), device, dtype), requires_grad=False)
+
+    for path, module in list(model.named_modules()):
+        if module is embedding:
+            model.set_submodule(path, Embedding16(get(f"{path}.weight"), module.padding_idx, dtype))
+        elif module is head:  # stays 16-bit; a tied one is the embedding's parameter itself
+            weight = model.get_input_embeddings().weight if tied else get(f"{path}.weight")
+            model.set_submodule(path, QuantizedLinear(weight, get(f"{path}.bias") if module.bias is not None else None))
+        elif isinstance(module, nn.Linear):
+            weight = pack(path, (module.out_features, module.in_features))
+            model.set_submodule(path, QuantizedLinear(weight, get(f"{path}.bias") if module.bias is not None else None))
+        else:
+            for name, _ in list(module.named_parameters(recurse=False)):
+                module.register_parameter(name, get(f"{path}.{name}"))
+            if list(module.buffers(recurse=False)):
+                # Rotary frequencies are in no file and became meta tensors with the rest: compute them again.
+                module.to_empty(device=device, recurse=False)
+                model._init_weights(module)

@@ -1,0 +1,96 @@
+"""A folder of safetensors, read one tensor at a time.
+
+One file is `model.safetensors`; several come with `model.safetensors.index.json`, whose `weight_map` names the file of
+each tensor. Everything the index says is checked against what lies there before a weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from maple.errors import InputError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Shards:
+    """The tensors of a model folder by name; `get` maps one from its file without reading the others."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        if (folder / INDEX).is_file():
+            claimed = _read_index(folder / INDEX)
+            files = sorted(set(claimed.values()))
+        elif (folder / SINGLE).is_file():
+            claimed, files = None, [SINGLE]
+        else:
+            raise InputError(_nothing_to_read(folder))
+        self._open = {file: _open(folder / file) for file in files}
+        self._file_of = {name: file for file in files for name in self._open[file].keys()}  # noqa: SIM118
+        if claimed is not None:
+            _compare(folder / INDEX, claimed, self._file_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    @property
+    def names(self) -> set[str]:
+        """All tensors."""
+        return set(self._file_of)
+
+    def where(self, name: str) -> str:
+        """File and tensor, for a message."""
+        return f"{self.folder / self._file_of[name]}: tensor {name}"
+
+    def shape(self, name: str) -> list[int]:
+        """The shape that the file's header states."""
+        return self._slice(name).get_shape()
+
+    def get(self, name: str) -> Tensor:
+        """The tensor, mapped from the file: to keep it beyond the file's life, copy it."""
+        return self._open[self._file_of[name]].get_tensor(name)
+
+    def _slice(self, name: str):
+        return self._open[self._file_of[name]].get_slice(name)
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        pairs = [(str(name), str(file)) for name, file in weight_map.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a shard index with a weight_map ({type(error).__name__}: {error})") from error
+    for name, file in pairs:
+        if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
+            raise InputError(f"{path}: {name} is said to be in {file!r}, which is not a file of this folder")
+        if not (path.parent / file).is_file():
+            raise InputError(f"{path}: {name} is said to be in {file}, which is missing; download the model again")
+    return dict(pairs)
+
+
+def _compare(path: Path, claimed: dict[str, str], found: dict[str, str]) -> None:
+    for name in sorted({*claimed, *found}):
+        if claimed.get(name) != found.get(name):
+            raise InputError(
+                f"{path}: tensor {name} is in {found.get(name, 'no file')} but the index says "
+                f"{claimed.get(name, 'nothing of it')}; download the model again"
+            )
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+
+
+def _nothing_to_read(folder: Path) -> str:
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
+    if pickled:
+        return f"{folder}: {pickled[0]} is a pickle, which can run code when it is read; convert it to safetensors"
+    return f"{folder}: neither {SINGLE} nor {INDEX} is there"
