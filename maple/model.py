@@ -56,7 +56,7 @@ def load_model(
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     folder = model_folder(name_or_path, revision)
-    packed = _check_config(folder, bits)
+    packed = check_config(folder, bits)
     shards = Shards(folder)
     model = empty_model(folder)
     _check_keys(model, shards, packed)
@@ -87,7 +87,7 @@ def empty_model(folder: Path) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
 
 
-def _check_config(folder: Path, bits: int) -> bool:
+def check_config(folder: Path, bits: int) -> bool:
     """Refuse by name what cannot be loaded; returns whether the checkpoint is a bitsandbytes one."""
     path = folder / "config.json"
     try:

@@ -1,7 +1,7 @@
 """Records -> token ids with the position from which they are supervised, cached on disk.
 
-A sample is BOS (where the tokenizer has one), prompt, answer, EOS. Supervised are the answer and EOS, by position: never
-by comparing ids, since EOS may also be the padding token or stand in the text.
+A sample is BOS (where the tokenizer has one), prompt, answer, EOS. Supervised are the answer and EOS, by position:
+never by comparing ids, since EOS may also be the padding token or stand in the text.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _samples(
 
 def _end(answer: list[int], eos: int) -> list[int]:
     """The answer up to its one EOS: a chat template may have written it, with a line break behind."""
-    return answer[: answer.index(eos)] + [eos] if eos in answer else [*answer, eos]
+    return answer[: answer.index(eos) + 1] if eos in answer else [*answer, eos]
 
 
 def cut(prompt: list[int], answer: list[int], limits: Limits, bos: int | None, where: str) -> tuple[list[int], int]:

@@ -1,0 +1,86 @@
+"""From `--data` to micro-batches: the LightningDataModule of instruction tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from maple.data.mixture import split
+from maple.data.packing import TrainingBatches, validation_batches
+from maple.data.prompts import check_template
+from maple.data.records import read_records
+from maple.data.tokens import Limits, Samples, tokenize
+from maple.errors import InputError
+
+
+class Instructions(LightningDataModule):
+    """Records of each language, tokenised, split, mixed and packed. Everything wrong with the data is found here."""
+
+    def __init__(
+        self,
+        files: dict[str, Path],
+        tokenizer,
+        *,
+        template: str,
+        limits: Limits,
+        batch_tokens: int,
+        seed: int,
+        temperature: float,
+        english_share: float | None,
+        language_cap: int | None,
+        epochs: int,
+        micro_batches: int | None,
+    ):
+        super().__init__()
+        check_template(template, tokenizer)
+        if batch_tokens < limits.max_length:
+            raise InputError(
+                f"--batch-tokens {batch_tokens} is less than one row of --max-length {limits.max_length} tokens"
+            )
+        self.limits, self.batch_tokens, self.pad = limits, batch_tokens, tokenizer.eos_token_id
+        self.samples: dict[str, Samples] = {}
+        for language, path in files.items():
+            self.samples[language] = tokenize(language, path, read_records(path), template, tokenizer, limits)
+        splits = {language: split(len(samples), language) for language, samples in self.samples.items()}
+        self.training = {language: training for language, (training, _) in splits.items()}
+        self.validation = {language: validation for language, (_, validation) in splits.items()}
+        self.batches = TrainingBatches(
+            self.samples,
+            self.training,
+            max_length=limits.max_length,
+            batch_tokens=batch_tokens,
+            pad=self.pad,
+            seed=seed,
+            mixture={"temperature": temperature, "english_share": english_share, "language_cap": language_cap},
+            epochs=epochs,
+            micro_batches=micro_batches,
+        )
+
+    @property
+    def languages(self) -> list[str]:
+        """In the order of the validation loaders."""
+        return list(self.samples)
+
+    def train_dataloader(self) -> TrainingBatches:
+        """All micro-batches of the run."""
+        return self.batches
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """One loader a language, of its packed validation samples."""
+        length, tokens = self.limits.max_length, self.batch_tokens
+        return [
+            DataLoader(
+                validation_batches(samples, self.validation[language], length, tokens, self.pad), batch_size=None
+            )
+            for language, samples in self.samples.items()
+        ]
+
+    def an_example(self, room: int) -> tuple[str, np.ndarray, np.ndarray]:
+        """(language, prompt ids, answer ids) of the first validation sample that leaves `room` in the window."""
+        language = self.languages[0]
+        pairs = [self.samples[language][index] for index in self.validation[language]]
+        ids, prompt_length = next((p for p in pairs if p[1] + room <= self.limits.window), pairs[0])
+        return language, ids[:prompt_length], ids[prompt_length:]

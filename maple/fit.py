@@ -1,0 +1,275 @@
+"""Fine-tune a model with LoRA on instructions.
+
+    python -m maple.fit --model mistralai/Mistral-7B-v0.1 --data FOLDER --rank 32 --bits 4
+    python -m maple.fit --config configs/stories260k.yaml --bits 8 --out runs/eight
+
+Everything that can be wrong with flags, files and data is found before weights are read, and nothing is written before
+training begins. What a run leaves behind is listed in the README.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from maple import cli
+from maple.data.records import find_files
+from maple.errors import InputError
+from maple.hub import check_model_name, model_folder
+from maple.outputs import check_out, create_out, write_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DEFAULT_MAX_LENGTH = 2048  # tokens; all of Alpaca and MultiAlpaca fits, and a row of it fits every GPU
+DEFAULT_WARMUP = 0.03  # of the steps, as in QLoRA (arXiv 2305.14314, appendix B)
+GRADIENT_CLIP = 1.0  # norm; only the first steps of a run come near it
+SAMPLE_TOKENS = 48  # of the answer shown at each validation
+
+
+def fit(
+    model: str,
+    data: str,
+    rank: int = 32,
+    bits: Literal[4, 8, 16] = 4,
+    out: str | None = None,
+    alpha: float | None = None,
+    rslora: bool = False,
+    dropout: float = 0.0,
+    targets: str = "all-linear",
+    block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64,
+    double_quant: bool = True,
+    lr: float = 2e-4,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup_steps: int | None = None,
+    max_steps: int | None = None,
+    epochs: int = 1,
+    batch_tokens: int = 8192,
+    accumulate: int = 1,
+    max_length: int | None = None,
+    seed: int = 0,
+    english_share: float | None = None,
+    temperature: float = 1.0,
+    language_cap: int | None = None,
+    template: Literal["alpaca", "bactrian", "chat"] = "alpaca",
+    revision: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    recompute: Literal["none", "layer"] = "none",
+    logger: Literal["csv", "tensorboard"] = "csv",
+) -> None:
+    """Fine-tune a causal language model in 4, 8 or 16 bits with LoRA, on instructions in one or many languages.
+
+    model: a folder with config.json and safetensors, or a hub id
+    data: a .jsonl file of {instruction, input, output}, or a folder of <lang>.jsonl
+    rank: of every LoRA pair, 8 to 128 in the MAPLE paper
+    bits: of the frozen weights: 4 is NF4, 8 is int8 per row, 16 is the checkpoint as it is
+    out: folder of the run; by default a fresh numbered one under runs/
+    alpha: LoRA is scaled by alpha / rank; by default alpha is the rank
+    rslora: scale by alpha / sqrt(rank) instead
+    dropout: on the input of A, 0 to below 1
+    targets: all-linear, attention, qv, names like q_proj,v_proj, or a regular expression of module paths
+    block_size: weights that share one absmax in NF4
+    double_quant: quantise the absmax to 8 bits too (4.127 instead of 4.5 bits a weight at block size 64)
+    lr: peak learning rate of AdamW
+    schedule: after the warm-up
+    warmup_steps: linear warm-up; by default 3 % of the steps
+    max_steps: optimizer steps; by default as many as the epochs take
+    epochs: passes over the mixture of languages, where max-steps does not say otherwise
+    batch_tokens: tokens of one micro-batch, padding included
+    accumulate: micro-batches to one optimizer step
+    max_length: tokens of the longest sample; by default 2048, or the model's positions where they are fewer
+    seed: of the LoRA initialisation, the order of the data and dropout
+    english_share: fraction of the records of an epoch that is English, 0 to 1; by default what the data has
+    temperature: 1 keeps the languages' natural shares, larger flattens them: p ~ n^(1/temperature)
+    language_cap: use at most this many records of each language
+    template: prompt format; the adapter must be used with the same
+    revision: branch, tag or commit of a hub id
+    device: auto takes a GPU where there is one
+    precision: what the model computes in; auto is float32 on a CPU and bfloat16 on a GPU that has it
+    recompute: layer keeps only the input of each layer and computes the rest again in the backward pass
+    logger: metrics.csv is always written; tensorboard adds its event files
+    """
+    arguments = dict(locals())
+    check_ranges(arguments)
+    check_model_name(model)
+    files = find_files(data)
+    check_out(out)
+    run(arguments, files)
+
+
+def check_ranges(arguments: dict) -> None:
+    """Refuse numbers that cannot be meant, all of them in one message."""
+    at_least_one = ("rank", "max_steps", "epochs", "batch_tokens", "accumulate", "max_length", "language_cap")
+    rules = [(name, lambda v: v >= 1, "at least 1") for name in at_least_one]
+    rules += [(name, lambda v: 0 < v < math.inf, "above 0") for name in ("alpha", "lr")]
+    rules += [
+        ("warmup_steps", lambda v: v >= 0, "at least 0"),
+        ("seed", lambda v: 0 <= v < 2**32, "from 0 to 4294967295"),
+        ("dropout", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+        ("english_share", lambda v: 0 <= v <= 1, "from 0 to 1"),
+        ("temperature", lambda v: 1 <= v < math.inf, "at least 1"),
+    ]
+    wrong = [
+        f"--{name.replace('_', '-')} is {arguments[name]}, must be {allowed}"
+        for name, holds, allowed in rules
+        if arguments[name] is not None and not holds(arguments[name])
+    ]
+    if wrong:
+        raise InputError("; ".join(wrong))
+
+
+def run(arguments: dict, files: dict[str, Path]) -> None:
+    """Data, model, validation, training, validation, and what is left behind."""
+    import torch
+    from lightning.pytorch import Trainer, seed_everything
+    from rich.console import Console
+
+    from maple import summary
+    from maple.adapter import save_adapter
+    from maple.meters import Meters, MetricsFile
+    from maple.module import FineTuning
+
+    quieten()
+    console = Console(highlight=False)
+    device, dtype = choose_device(arguments["device"], arguments["precision"])
+    folder = model_folder(arguments["model"], arguments["revision"])
+    tokenizer, instructions = read_data(arguments, files, folder)
+    summary.show_data(console, instructions)
+    total_steps = math.ceil(len(instructions.batches) / arguments["accumulate"])
+    arguments["max_steps"] = total_steps
+    if arguments["warmup_steps"] is None:
+        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * total_steps)
+    seed_everything(arguments["seed"], verbose=False)
+    model = load(arguments, device, dtype)
+    summary.show_model(console, model, arguments)
+
+    out = create_out(arguments["out"])
+    write_config(out / "config.yaml", arguments)
+    metrics = MetricsFile(out / "metrics.csv", instructions.languages)
+    meters = Meters(console, metrics, total_steps)
+    module = FineTuning(
+        model,
+        lr=arguments["lr"],
+        schedule=arguments["schedule"],
+        warmup_steps=arguments["warmup_steps"],
+        total_steps=total_steps,
+        languages=instructions.languages,
+    )
+    trainer = Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_steps=total_steps,
+        accumulate_grad_batches=arguments["accumulate"],
+        gradient_clip_val=GRADIENT_CLIP,
+        callbacks=[meters],
+        logger=tensorboard(out) if arguments["logger"] == "tensorboard" else False,
+        limit_val_batches=1.0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+    def validate() -> dict[str, float]:
+        trainer.validate(module, instructions.val_dataloader(), verbose=False)
+        losses = module.validation_losses()
+        metrics.write({"step": trainer.global_step, **{f"val_loss/{lang}": loss for lang, loss in losses.items()}})
+        summary.show_sample(console, model, tokenizer, instructions.an_example(SAMPLE_TOKENS), SAMPLE_TOKENS)
+        return losses
+
+    before = validate()
+    model.train()
+    trainer.fit(module, instructions.train_dataloader())
+    model.eval()
+    after = validate()
+    save_adapter(model, out / "adapter", arguments["template"])
+    record = summary.collect(arguments, model, meters, before, after, out)
+    summary.show_end(console, record, out)
+    del torch
+
+
+def read_data(arguments: dict, files: dict[str, Path], folder: Path):
+    """(tokenizer, Instructions) of a model folder and the data files."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from maple.data.instructions import Instructions
+    from maple.data.tokens import Limits
+    from maple.model import check_config
+
+    check_config(folder, arguments["bits"])
+    window = AutoConfig.from_pretrained(folder, trust_remote_code=False).max_position_embeddings
+    longest = arguments["max_length"] or min(DEFAULT_MAX_LENGTH, window)
+    if longest > window:
+        raise InputError(f"--max-length {longest} is more than the {window} positions of the model")
+    arguments["max_length"] = longest
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]})") from error
+    tokenizer.model_max_length = 10**9  # what is too long is cut here, counted and said; its warning would be noise
+    instructions = Instructions(
+        files,
+        tokenizer,
+        template=arguments["template"],
+        limits=Limits(longest, window),
+        batch_tokens=arguments["batch_tokens"],
+        seed=arguments["seed"],
+        temperature=arguments["temperature"],
+        english_share=arguments["english_share"],
+        language_cap=arguments["language_cap"],
+        epochs=arguments["epochs"],
+        micro_batches=arguments["max_steps"] and arguments["max_steps"] * arguments["accumulate"],
+    )
+    return tokenizer, instructions
+
+
+def load(arguments: dict, device, dtype) -> PreTrainedModel:
+    """The model with its LoRA, and activation checkpointing where asked for."""
+    from maple.model import load_model
+
+    names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
+    model = load_model(arguments["model"], device=device, dtype=dtype, **{name: arguments[name] for name in names})
+    arguments["alpha"] = arguments["alpha"] or arguments["rank"]
+    if arguments["recompute"] == "layer":
+        # transformers renames gradient_checkpointing_enable to activation_checkpointing_enable in version 5
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable()
+    return model
+
+
+def choose_device(device: str, precision: str):
+    """(torch.device, torch.dtype) of the computation. Raises InputError for a GPU that is not there."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if precision == "auto":
+        precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def quieten() -> None:
+    """Lightning's and transformers' greetings and advertisements; their errors stay."""
+    import logging
+    import warnings
+
+    import transformers
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def tensorboard(out: Path):
+    """Lightning's TensorBoard logger. Raises InputError where the extra is not installed."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(out, name="", version="tensorboard")
+
+
+if __name__ == "__main__":
+    cli.main(fit)

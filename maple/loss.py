@@ -1,0 +1,64 @@
+"""Cross-entropy through a frozen output head, without ever holding all logits.
+
+    loss = sum over n of  logsumexp(z_n) - z_n[t_n],      z_n = head(h_n),   h [N, hidden], t [N]
+    dL/dh_n = (softmax(z_n) - onehot(t_n)) W              W [vocabulary, hidden], the frozen head
+
+Logits of 8,192 tokens over 128,000 words would be 4.2 GB in float32. Here CHUNK tokens at a time become logits, their
+loss and at once their gradient, and the logits are gone: what is kept for the backward is dL/dh, as large as h.
+(The idea of Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from maple.data.packing import IGNORED, Batch
+from maple.quantized import QuantizedLinear
+
+CHUNK = 1024  # tokens: 131 MB of float32 logits for a vocabulary of 32,000
+
+
+class HeadCrossEntropy(Function):
+    """Sum of the cross-entropies of N tokens, differentiable in the hidden states only."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, head: QuantizedLinear, targets: Tensor) -> Tensor:
+        """Shapes: hidden [N, hidden], targets [N] -> [] in float32 (float64 for float64)."""
+        needed = ctx.needs_input_grad[0]
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        gradient = torch.empty_like(hidden) if needed else None
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        weight = head.packed.to(hidden.dtype)  # a copy on a CPU, where a 16-bit head meets float32 states
+        for start in range(0, hidden.shape[0], CHUNK):
+            chunk, target = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
+            logits = (chunk @ weight.T).to(wide)
+            if head.bias is not None:
+                logits += head.bias
+            log_normaliser = logits.logsumexp(dim=1, keepdim=True)
+            total += (log_normaliser - logits.gather(1, target)).sum()
+            if needed:
+                probabilities = logits.sub_(log_normaliser).exp_()
+                probabilities.scatter_add_(1, target, torch.full_like(target, -1, dtype=probabilities.dtype))
+                torch.mm(probabilities.to(hidden.dtype), weight, out=gradient[start : start + CHUNK])
+        ctx.gradient = gradient
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dtotal: Tensor):
+        """Gradient for hidden."""
+        return ctx.gradient * dtotal.to(ctx.gradient.dtype), None, None
+
+
+def token_loss(model, batch: Batch) -> tuple[Tensor, int]:
+    """(sum of the losses of the supervised tokens, their number) of a packed batch.
+
+    The model sees neither an attention mask nor a cache: with either, packed samples would see each other.
+    """
+    output = model.base_model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+    supervised = batch["labels"] != IGNORED
+    hidden, targets = output.last_hidden_state[supervised], batch["labels"][supervised]
+    return HeadCrossEntropy.apply(hidden, model.get_output_embeddings(), targets), len(targets)

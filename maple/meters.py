@@ -1,0 +1,115 @@
+"""What a run tells while it runs: a bar on the screen, a row in metrics.csv for each optimizer step."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def printable(text: str) -> str:
+    """Text of a data set or a model, safe in a terminal: no markup, no control characters but the line break."""
+    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The peak so far: what PyTorch allocated on a GPU, what was resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+class MetricsFile:
+    """metrics.csv: one row an optimizer step, and one a validation; each is on disk when it is written."""
+
+    COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
+
+    def __init__(self, path: Path, languages: list[str]):
+        self.file = path.open("w", newline="", encoding="utf-8")
+        columns = [*self.COLUMNS, *(f"val_loss/{language}" for language in languages)]
+        self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
+        self.writer.writeheader()
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append a row; columns it lacks stay empty."""
+        self.writer.writerow(row)
+        self.file.flush()
+
+
+class Meters(Callback):
+    """Counts tokens, measures speed and memory, writes a row a step and shows one bar over the optimizer steps.
+
+    Where the output is no terminal, a line of text stands for the bar, about ten times a run.
+    """
+
+    def __init__(self, console: Console, metrics: MetricsFile, total_steps: int):
+        self.console, self.metrics, self.total_steps = console, metrics, total_steps
+        self.tokens = 0  # of prompts and answers, without padding
+        self.first_loss = self.last_loss = None
+        self.seconds = 0.0
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Start the clock and the bar."""
+        self.task = self.bar.add_task("", total=self.total_steps, text="")
+        self.bar.start()
+        self.started = self.step_started = time.perf_counter()
+        self.steps, self.step_tokens = 0, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """After the last micro-batch of an optimizer step: its row of metrics."""
+        self.step_tokens += batch["tokens"]
+        if trainer.global_step == self.steps:
+            return
+        now = time.perf_counter()
+        self.steps, self.tokens = trainer.global_step, self.tokens + self.step_tokens
+        self.last_loss = pl_module.step_loss
+        self.first_loss = self.last_loss if self.first_loss is None else self.first_loss
+        row = {
+            "step": self.steps,
+            "tokens": self.tokens,
+            "loss": self.last_loss,
+            "learning_rate": pl_module.step_lr,
+            "grad_norm": pl_module.grad_norm,
+            "tokens_per_second": self.step_tokens / (now - self.step_started),
+            "memory_bytes": memory_bytes(pl_module.device),
+        }
+        self.step_started, self.step_tokens = now, 0
+        self.metrics.write(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=self.steps)
+        self._show(row, now)
+
+    def _show(self, row: dict[str, float], now: float) -> None:
+        speed, memory = row["tokens_per_second"], row["memory_bytes"] / 2**30
+        text = f"loss {row['loss']:.3f}  {speed:,.0f} tokens/s  {memory:.2f} GiB"
+        self.bar.update(self.task, completed=self.steps, text=text)
+        if not self.console.is_terminal and (self.steps == 1 or self.steps % max(self.total_steps // 10, 1) == 0):
+            left = (now - self.started) / self.steps * (self.total_steps - self.steps)
+            self.console.print(f"step {self.steps}/{self.total_steps}  {text}  {left:.0f} s left")
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Stop the clock and leave the finished bar on the screen."""
+        self.seconds = time.perf_counter() - self.started
+        self.bar.stop()
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """Give the terminal back."""
+        self.bar.stop()

@@ -1,0 +1,90 @@
+"""The LightningModule: one loss, one optimizer, one schedule, and the validation of each language."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from maple.data.packing import Batch
+from maple.lora import lora_parameters
+from maple.loss import token_loss
+
+
+class FineTuning(LightningModule):
+    """Trains the LoRA of a model on packed batches, to the mean loss of the supervised tokens of each optimizer step.
+
+    That mean is exact, whatever the micro-batches hold. Lightning alone would average the means of the micro-batches:
+    one of 8 and one of 1 supervised tokens would weigh the same, and a short last group would be divided by the number
+    of micro-batches it lacks. So a micro-batch contributes the *sum* of its losses, and the gradient is divided by the
+    number of tokens just before it is clipped and applied.
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        lr: float,
+        schedule: str,
+        warmup_steps: int,
+        total_steps: int,
+        languages: list[str],
+    ):
+        super().__init__()
+        self.model = model
+        self.lr, self.schedule, self.warmup_steps, self.total_steps = lr, schedule, warmup_steps, total_steps
+        self.languages = languages
+        self.window_loss, self.window_tokens = 0.0, 0  # of the micro-batches since the last optimizer step
+        self.step_loss = self.step_lr = self.grad_norm = math.nan  # of the last optimizer step
+        self.validation: dict[str, list[float]] = {}  # language -> [sum of losses, supervised tokens]
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Sum of losses, times the number that Lightning is going to divide it by."""
+        loss, tokens = token_loss(self.model, batch)
+        self.window_loss += loss.item()
+        self.window_tokens += tokens
+        return loss * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer) -> None:
+        """Turn the sum of gradients into their mean per token; Lightning clips right after this, so the true one."""
+        tokens = max(self.window_tokens, 1)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_div_(gradients, tokens)
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        self.step_loss, self.step_lr = self.window_loss / tokens, optimizer.param_groups[0]["lr"]
+        self.window_loss, self.window_tokens = 0.0, 0
+
+    def configure_optimizers(self):
+        """AdamW (arXiv 1711.05101) over A and B only.
+
+        No weight decay: it would pull B A to zero, which is to the base model, and no recipe for LoRA uses it.
+        """
+        optimizer = torch.optim.AdamW([p for _, p in lora_parameters(self.model)], lr=self.lr, weight_decay=0.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, step: int) -> float:
+        """Linear warm-up over `warmup_steps`, then 1, or a half cosine down to 0 at `total_steps`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the sums of an earlier validation."""
+        self.validation = {language: [0.0, 0] for language in self.languages}
+
+    def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
+        """Add to the sums of the language that the loader belongs to."""
+        loss, tokens = token_loss(self.model, batch)
+        sums = self.validation[self.languages[dataloader_idx]]
+        sums[0] += loss.item()
+        sums[1] += tokens
+
+    def validation_losses(self) -> dict[str, float]:
+        """Mean loss per supervised token of each language, of the last validation."""
+        return {language: loss / tokens for language, (loss, tokens) in self.validation.items()}

@@ -1,0 +1,132 @@
+"""What a run says of itself: its data and model before it begins, summary.json and a short table at its end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from maple.data.instructions import Instructions
+from maple.lora import lora_parameters, parameter_counts
+from maple.meters import Meters, memory_bytes, printable
+
+PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")
+
+
+def show_data(console: Console, instructions: Instructions) -> None:
+    """One line a language: how much there is, how much is cut, how much of it is used."""
+    table = Table(title="Data", title_justify="left")
+    for column in ("language", "records", "held out", "an epoch", "tokens", "supervised", "cut"):
+        table.add_column(column, justify="left" if column == "language" else "right")
+    for language, samples in instructions.samples.items():
+        table.add_row(
+            language,
+            f"{len(samples):,}",
+            f"{len(instructions.validation[language]):,}",
+            f"{instructions.batches.counts[language]:,}",
+            f"{samples.lengths.sum():,}",
+            f"{samples.supervised:,}",
+            f"{samples.truncated_percent:.1f} %",
+        )
+    console.print(table)
+    if any(samples.truncated_percent for samples in instructions.samples.values()):
+        console.print(
+            f"Cut: samples longer than {instructions.limits.max_length} tokens, of which some tokens are lost."
+        )
+
+
+def show_model(console: Console, model, arguments: dict) -> None:
+    """One line: what is frozen and what is trained."""
+    trainable, total = parameter_counts(model)
+    console.print(
+        f"Model: {printable(arguments['model'])}, {total - trainable:,} parameters frozen in {arguments['bits']} bits "
+        f"({base_bytes(model) / 1e6:,.1f} MB); LoRA of rank {arguments['rank']} on {arguments['targets']}: "
+        f"{trainable:,} trainable ({100 * trainable / total:.2f} %)."
+    )
+
+
+def show_sample(console: Console, model, tokenizer, example, tokens: int) -> None:
+    """What the model answers to one validation prompt, greedily, beside what it should."""
+    language, prompt, answer = example
+    ids = torch.tensor(np.array(prompt, dtype=np.int64)[None], device=model.device)
+    found = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
+    )[0, ids.shape[1] :]
+
+    def text(part) -> str:
+        return printable(" ".join(tokenizer.decode(part, skip_special_tokens=True).split()))
+
+    console.print(f"[dim]A validation sample ({language}): ...{text(prompt)[-120:]}[/]")
+    console.print(f"[dim]  expected:[/] {text(answer)}")
+    console.print(f"[dim]  answered:[/] {text(found)}")
+
+
+def collect(
+    arguments: dict, model, meters: Meters, before: dict[str, float], after: dict[str, float], out: Path
+) -> dict:
+    """summary.json: written, and returned."""
+    trainable, total = parameter_counts(model)
+    settings = ("model", "data", "rank", "bits", "alpha", "targets", "seed")
+    record = {
+        **{name: arguments[name] for name in settings},
+        "steps": meters.steps,
+        "seconds": meters.seconds,
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "trainable_percent": 100 * trainable / total,
+        "base_bytes": base_bytes(model),
+        "adapter_bytes": sum(parameter.nbytes for _, parameter in lora_parameters(model)),
+        "peak_memory_bytes": memory_bytes(model.device),
+        "tokens_per_second": meters.tokens / meters.seconds,
+        "train_loss_first": meters.first_loss,
+        "train_loss_last": meters.last_loss,
+        "val_loss_before": macro_mean(before),
+        "val_loss_after": macro_mean(after),
+        "val_loss_by_language": {lang: {"before": before[lang], "after": after[lang]} for lang in before},
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+    }
+    partial = out / "summary.json.partial"
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, out / "summary.json")
+    return record
+
+
+def macro_mean(losses: dict[str, float]) -> float:
+    """Every language counts the same, however much of it there is."""
+    return sum(losses.values()) / len(losses)
+
+
+def base_bytes(model) -> int:
+    """Bytes of everything frozen; a tied weight counts once."""
+    trained = {id(parameter) for _, parameter in lora_parameters(model)}
+    return sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in trained)
+
+
+def show_end(console: Console, record: dict, out: Path) -> None:
+    """What was trained, what it cost, what it gained per language, where the adapter lies."""
+    cost = Table(title="Trained", title_justify="left", show_header=False)
+    cost.add_row("LoRA", f"rank {record['rank']}, alpha {record['alpha']:g}, on {record['targets']}")
+    cost.add_row("trainable", f"{record['trainable_parameters']:,} of {record['total_parameters']:,} parameters")
+    cost.add_row("frozen weights", f"{record['bits']} bits, {record['base_bytes'] / 1e6:,.1f} MB")
+    cost.add_row("time", f"{record['steps']} steps in {record['seconds']:.0f} s")
+    cost.add_row("speed", f"{record['tokens_per_second']:,.0f} tokens/s")
+    cost.add_row("peak memory", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB")
+    console.print(cost)
+    gain = Table(title="Validation loss", title_justify="left")
+    for column in ("language", "before", "after", "change"):
+        gain.add_column(column, justify="left" if column == "language" else "right")
+    rows = {lang: (loss["before"], loss["after"]) for lang, loss in record["val_loss_by_language"].items()}
+    for language, (before, after) in (rows | {"mean": (record["val_loss_before"], record["val_loss_after"])}).items():
+        gain.add_row(language, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    console.print(gain)
+    console.print(
+        f"Before is the {record['bits']}-bit base alone, LoRA at zero: the cost of quantisation is its distance from 16 bits."
+    )
+    console.print(f"Adapter: {printable(str(out / 'adapter'))}", soft_wrap=True)
