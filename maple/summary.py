@@ -127,6 +127,6 @@ def show_end(console: Console, record: dict, out: Path) -> None:
         gain.add_row(language, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
     console.print(gain)
     console.print(
-        f"Before is the {record['bits']}-bit base alone, LoRA at zero: the cost of quantisation is its distance from 16 bits."
+        f"Before is the {record['bits']}-bit base alone: between 4, 8 and 16 bits it is the cost of quantisation."
     )
     console.print(f"Adapter: {printable(str(out / 'adapter'))}", soft_wrap=True)
