@@ -54,7 +54,7 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
     try:
         arguments = parser.parse_args(argv).as_dict()
     except ParseError as error:
-        raise InputError(_one_sentence(str(error), flags)) from error
+        raise InputError(_one_sentence(str(error), flags, argv)) from error
     arguments.pop("config")
     return arguments
 
@@ -86,20 +86,26 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _one_sentence(message: str, flags: set[str]) -> str:
+def _one_sentence(message: str, flags: set[str], argv: list[str]) -> str:
     """jsonargparse's errors, shortened to flag, value and what would do."""
     keys = {flag[2:].replace("-", "_") for flag in flags}
     if wrong := re.search(r'Parser key "(\w+)":\s*(.*)', message, flags=re.DOTALL):
-        key, reason = wrong.group(1), " ".join(wrong.group(2).split())
-        expected = re.search(r"Expected an? (.+?)\. Got value: (.*)", reason)
-        if expected is None:
-            return f"--{_dashed(key)}: {reason}"
-        kind = expected.group(1).removeprefix("typing.").replace("<class '", "").replace("'>", "")
-        return f"--{_dashed(key)} is {expected.group(2)}, expected {kind}"
+        flag, reason = f"--{_dashed(wrong.group(1))}", wrong.group(2)
+        kinds = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.(.+?\])|(\w+))", reason)
+        value = re.search(r"(?:Got value|Given value): (.*)", reason)
+        if not (kinds and value):
+            return f"{flag}: {' '.join(reason.split())}"
+        names = [name for kind in kinds for name in kind if name and name != "NoneType"]
+        return f"{flag} is {value.group(1)}, expected {' or '.join(names)}"
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
         return f"--config: unknown key {unknown.group(1)!r}{nearest(unknown.group(1), keys)}"
     if missing := re.search(r"arguments are required: (.*)", message):
         return f"missing: {', '.join(f'--{_dashed(key.strip())}' for key in missing.group(1).split(','))}"
+    if "config: " in message:
+        files = [
+            word.removeprefix("--config=") for flag, word in zip(["", *argv], argv) if "--config" in (flag, word[:8])
+        ]
+        return f"--config {' '.join(files)} is not YAML of flags: {' '.join(message.split('config: ', 1)[1].split())}"
     return " ".join(message.split())
 
 

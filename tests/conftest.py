@@ -21,6 +21,7 @@ def fresh_random_inputs():
     """Other inputs in every run, the same ones again with the seed that the run's header names."""
     import torch
 
+    torch.set_num_threads(1)  # these inputs are small: two threads would mostly wait for each other
     torch.manual_seed(SEED)
 
 

@@ -1,0 +1,67 @@
+"""Reading records: the real files, and each way a file can be wrong, with its line."""
+
+import pytest
+
+from maple.data.records import UNDETERMINED, Record, find_files, read_records
+from maple.errors import InputError
+
+GOOD = b'{"instruction": "Say yes.", "input": null, "output": "yes"}\n'
+
+
+def test_the_real_multialpaca(real):
+    files = find_files(real / "instruct" / "multialpaca")
+    counts = {language: len(read_records(path)) for language, path in files.items()}
+    assert counts == {"es": 9958, "pt": 10825}
+
+
+def test_input_may_be_null_absent_or_text_and_blank_lines_are_passed_over(tmp_path):
+    path = tmp_path / "sw.jsonl"
+    path.write_bytes(GOOD + b'\n{"instruction": "a", "output": ""}\n{"instruction": "b", "input": "c", "output": "d"}')
+    expected = [Record("Say yes.", "", "yes", 1), Record("a", "", "", 3), Record("b", "c", "d", 4)]
+    assert read_records(path) == expected
+
+
+def test_the_language_is_the_name_of_the_file(tmp_path):
+    for name in ("sw.jsonl", "instructions.jsonl"):
+        (tmp_path / name).write_bytes(GOOD)
+    assert list(find_files(str(tmp_path / "sw.jsonl"))) == ["sw"]
+    assert list(find_files(str(tmp_path / "instructions.jsonl"))) == [UNDETERMINED]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", ":2: not JSON"),
+        (b"[1]", ":2: not an object"),
+        (b"[" * 100_000, ":2: not JSON"),
+        (b'{"instruction": "\xff"}', ":2: not UTF-8 .byte 17"),
+        (b'{"instruction": "a"}', ":2: 'output' must be text, found nothing"),
+        (b'{"instruction": 3, "output": "a"}', ":2: 'instruction' must be text, found int"),
+        (b'{"instruction": " ", "output": "a"}', ":2: 'instruction' is empty"),
+        (
+            b'{"instruction": "a", "input": ["b"], "output": "a"}',
+            ":2: 'input' must be text, null or absent, found list",
+        ),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(tmp_path, line, words):
+    path = tmp_path / "de.jsonl"
+    path.write_bytes(GOOD + line + b"\n" + GOOD)
+    with pytest.raises(InputError, match=f"{path}{words}"):
+        read_records(path)
+
+
+def test_files_and_folders_that_hold_no_data(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="no such file or folder"):
+        find_files(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="ends in"):
+        find_files(str(tmp_path / "notes.txt"))
+    with pytest.raises(InputError, match="is named by its language"):
+        find_files(str(tmp_path))
+    with pytest.raises(InputError, match="holds no record"):
+        read_records(tmp_path / "empty.jsonl")
+    (tmp_path / "empty.jsonl").unlink()
+    with pytest.raises(InputError, match="has no <lang>"):
+        find_files(str(tmp_path))
