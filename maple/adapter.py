@@ -55,7 +55,8 @@ def save_adapter(model: nn.Module, folder: str | Path, template: str | None = No
         tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.lora_b.detach().cpu().contiguous()
     origin = {**getattr(model, "maple", {}), "template": template}
     partial = folder / f"{WEIGHTS}.partial"
-    save_file(tensors, partial, metadata={"format": "pt", "maple": json.dumps(origin)})
+    # One key only: safetensors writes several in random order, and the same run shall give the same bytes.
+    save_file(tensors, partial, metadata={"maple": json.dumps(origin)})
     os.replace(partial, folder / WEIGHTS)
     partial = folder / f"{CONFIG}.partial"
     partial.write_text(json.dumps(_peft_config(model, layers, origin), indent=2) + "\n", encoding="utf-8")

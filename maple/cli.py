@@ -18,6 +18,7 @@ import signal
 import sys
 import typing
 from collections.abc import Callable
+from itertools import pairwise
 
 from jsonargparse import ArgumentError as ParseError
 from jsonargparse import ArgumentParser
@@ -102,9 +103,8 @@ def _one_sentence(message: str, flags: set[str], argv: list[str]) -> str:
     if missing := re.search(r"arguments are required: (.*)", message):
         return f"missing: {', '.join(f'--{_dashed(key.strip())}' for key in missing.group(1).split(','))}"
     if "config: " in message:
-        files = [
-            word.removeprefix("--config=") for flag, word in zip(["", *argv], argv) if "--config" in (flag, word[:8])
-        ]
+        after = [word for flag, word in pairwise(argv) if flag == "--config"]
+        files = after + [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
         return f"--config {' '.join(files)} is not YAML of flags: {' '.join(message.split('config: ', 1)[1].split())}"
     return " ".join(message.split())
 

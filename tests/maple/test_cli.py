@@ -179,4 +179,4 @@ def test_every_flag_of_fit_has_its_help():
 
     text = cli.build_parser(fit).format_help()
     flags = [name.replace("_", "-") for name in inspect.signature(fit).parameters]
-    assert all(f"--{flag} " in text for flag in flags) and len(flags) == 30
+    assert all(f"--{flag} " in text for flag in flags)

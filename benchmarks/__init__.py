@@ -1,0 +1,1 @@
+"""What things cost, measured beside the peer that is replaced; every row lands in ledger.csv."""
