@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
 from kernels import naive
@@ -190,6 +191,42 @@ def test_lora_parameters_in_float32_serve_a_16_bit_x():
     y = kernels.lora_linear(x.bfloat16(), w, a, b, s)
     y.sum().backward()
     assert y.dtype == torch.bfloat16 and a.grad.dtype == b.grad.dtype == torch.float32
+
+
+class Products(TorchDispatchMode):
+    """The operators that run, and of the matrix products the shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        shapes = [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)] if "mm" in function.__name__ else []
+        self.seen.append((function.__name__.split(".")[0], *shapes))
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_is_computed_twice_and_the_base_output_is_not_copied():
+    m, columns, out, r = 5, 24, 10, 3
+    w, x = kernels.quantize(torch.randn(out, columns), 4), torch.randn(m, columns, requires_grad=True)
+    a, b = torch.randn(r, columns, requires_grad=True), torch.randn(out, r, requires_grad=True)
+    with Products() as forward:
+        y = kernels.lora_linear(x, w, a, b, 0.5)
+    assert [op for op in forward.seen if "mm" in op[0]] == [
+        ("mm", (m, columns), (columns, r)),  # XA
+        ("mm", (m, columns), (columns, out)),  # x W^T
+        ("addmm_", (m, out), (m, r), (r, out)),  # the LoRA part, in place
+    ]
+    assert "clone" not in {op[0] for op in forward.seen}
+    with Products() as backward:
+        y.backward(torch.randn(m, out))
+    assert [op for op in backward.seen if "mm" in op[0]] == [
+        ("mm", (m, out), (out, r)),  # G = dY B, once
+        ("mm", (r, m), (m, columns)),  # dA = G^T x
+        ("mm", (out, m), (m, r)),  # dB = dY^T XA, from the XA that was saved
+        ("mm", (m, r), (r, columns)),  # G A
+        ("addmm_", (m, columns), (m, out), (out, columns)),  # + dY W, in place
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- dropout
