@@ -10,6 +10,7 @@ training begins. What a run leaves behind is listed in the README.
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -96,6 +97,8 @@ def fit(
     check_model_name(model)
     files = find_files(data)
     check_out(out)
+    if logger == "tensorboard" and find_spec("tensorboard") is None:
+        raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
     run(arguments, files)
 
 
@@ -122,7 +125,7 @@ def check_ranges(arguments: dict) -> None:
 
 def run(arguments: dict, files: dict[str, Path]) -> None:
     """Data, model, validation, training, validation, and what is left behind."""
-    from lightning.pytorch import Trainer, seed_everything
+    from lightning.pytorch import seed_everything
     from rich.console import Console
 
     from maple import summary
@@ -136,10 +139,7 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     folder = model_folder(arguments["model"], arguments["revision"])
     tokenizer, instructions = read_data(arguments, files, folder)
     summary.show_data(console, instructions)
-    total_steps = math.ceil(len(instructions.batches) / arguments["accumulate"])
-    arguments["max_steps"] = total_steps
-    if arguments["warmup_steps"] is None:
-        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * total_steps)
+    resolve_steps(arguments, len(instructions.batches))
     seed_everything(arguments["seed"], verbose=False)
     model = load(arguments, device, dtype)
     summary.show_model(console, model, arguments)
@@ -147,29 +147,10 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     out = create_out(arguments["out"])
     write_config(out / "config.yaml", arguments)
     metrics = MetricsFile(out / "metrics.csv", instructions.languages)
-    meters = Meters(console, metrics, total_steps)
-    module = FineTuning(
-        model,
-        lr=arguments["lr"],
-        schedule=arguments["schedule"],
-        warmup_steps=arguments["warmup_steps"],
-        total_steps=total_steps,
-        languages=instructions.languages,
-    )
-    trainer = Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        max_steps=total_steps,
-        accumulate_grad_batches=arguments["accumulate"],
-        gradient_clip_val=GRADIENT_CLIP,
-        callbacks=[meters],
-        logger=tensorboard(out) if arguments["logger"] == "tensorboard" else False,
-        limit_val_batches=1.0,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    meters = Meters(console, metrics, arguments["max_steps"])
+    settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
+    module = FineTuning(model, **settings, total_steps=arguments["max_steps"], languages=instructions.languages)
+    trainer = make_trainer(arguments, device, meters, out)
 
     def validate() -> dict[str, float]:
         trainer.validate(module, instructions.val_dataloader(), verbose=False)
@@ -184,8 +165,35 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     model.eval()
     after = validate()
     save_adapter(model, out / "adapter", arguments["template"])
-    record = summary.collect(arguments, model, meters, before, after, out)
-    summary.show_end(console, record, out)
+    summary.show_end(console, summary.collect(arguments, model, meters, before, after, out), out)
+
+
+def resolve_steps(arguments: dict, micro_batches: int) -> None:
+    """Put numbers in the place of the defaults that depend on the data."""
+    arguments["max_steps"] = math.ceil(micro_batches / arguments["accumulate"])
+    if arguments["warmup_steps"] is None:
+        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * arguments["max_steps"])
+
+
+def make_trainer(arguments: dict, device, meters, out: Path):
+    """Lightning's Trainer. The data is one long epoch, validated by us before and after."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    tensorboard = arguments["logger"] == "tensorboard"
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_steps=arguments["max_steps"],
+        accumulate_grad_batches=arguments["accumulate"],
+        gradient_clip_val=GRADIENT_CLIP,
+        callbacks=[meters],
+        logger=TensorBoardLogger(out, name="", version="tensorboard") if tensorboard else False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def read_data(arguments: dict, files: dict[str, Path], folder: Path):
@@ -266,13 +274,6 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module="lightning")
-
-
-def tensorboard(out: Path):
-    """Lightning's TensorBoard logger. Raises InputError where the extra is not installed."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(out, name="", version="tensorboard")
 
 
 if __name__ == "__main__":
