@@ -104,6 +104,8 @@ def _check_x(x: Tensor, w: Weight, bias: Tensor | None) -> None:
         raise ValueError(f"bias must be [{out}] for a weight {[out, columns]}, found {list(bias.shape)}")
     if isinstance(w, Tensor) and w.requires_grad:
         raise ValueError("the weight requires a gradient; a frozen one is expected: weight.requires_grad_(False)")
+    if bias is not None and bias.requires_grad:
+        raise ValueError("the bias requires a gradient; a frozen one is expected: bias.requires_grad_(False)")
     if w.device != x.device:
         raise ValueError(f"x lies on {x.device}, the weight on {w.device}")
 

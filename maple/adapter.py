@@ -201,8 +201,11 @@ def _by_pattern(path: Path, linear: list[str], pattern: str) -> list[str]:
 def _pattern(patterns: dict | None, path: str, default):
     """PEFT's rule (get_pattern_key): the first key that is a regular expression of the end of the path."""
     for key, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({key})$", path):
-            return value
+        try:
+            if re.match(rf"(.*\.)?({key})$", path):
+                return value
+        except re.error as error:
+            raise InputError(f"{CONFIG}: the pattern {key!r} is no regular expression ({error})") from error
     return default
 
 

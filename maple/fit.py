@@ -136,7 +136,7 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     quieten()
     console = Console(highlight=False)
     device, dtype = choose_device(arguments["device"], arguments["precision"])
-    folder = model_folder(arguments["model"], arguments["revision"])
+    folder = model_folder(arguments["model"], arguments["revision"], weights=False)
     tokenizer, instructions = read_data(arguments, files, folder)
     summary.show_data(console, instructions)
     resolve_steps(arguments, len(instructions.batches))
@@ -148,23 +148,23 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     write_config(out / "config.yaml", arguments)
     metrics = MetricsFile(out / "metrics.csv", instructions.languages)
     meters = Meters(console, metrics, arguments["max_steps"])
+    sample = summary.Sample(console, tokenizer, instructions.an_example(SAMPLE_TOKENS), SAMPLE_TOKENS)
     settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
     module = FineTuning(model, **settings, total_steps=arguments["max_steps"], languages=instructions.languages)
-    trainer = make_trainer(arguments, device, meters, out)
+    trainer = make_trainer(arguments, device, [meters, sample], out)
 
     def validate() -> dict[str, float]:
         trainer.validate(module, instructions.val_dataloader(), verbose=False)
         losses = module.validation_losses()
         metrics.write({"step": trainer.global_step, **{f"val_loss/{lang}": loss for lang, loss in losses.items()}})
-        summary.show_sample(console, model, tokenizer, instructions.an_example(SAMPLE_TOKENS), SAMPLE_TOKENS)
         return losses
 
     before = validate()
     model.train()
     trainer.fit(module, instructions.train_dataloader())
+    save_adapter(model, out / "adapter", arguments["template"])
     model.eval()
     after = validate()
-    save_adapter(model, out / "adapter", arguments["template"])
     summary.show_end(console, summary.collect(arguments, model, meters, before, after, out), out)
 
 
@@ -175,7 +175,7 @@ def resolve_steps(arguments: dict, micro_batches: int) -> None:
         arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * arguments["max_steps"])
 
 
-def make_trainer(arguments: dict, device, meters, out: Path):
+def make_trainer(arguments: dict, device, callbacks: list, out: Path):
     """Lightning's Trainer. The data is one long epoch, validated by us before and after."""
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -187,7 +187,7 @@ def make_trainer(arguments: dict, device, meters, out: Path):
         max_steps=arguments["max_steps"],
         accumulate_grad_batches=arguments["accumulate"],
         gradient_clip_val=GRADIENT_CLIP,
-        callbacks=[meters],
+        callbacks=callbacks,
         logger=TensorBoardLogger(out, name="", version="tensorboard") if tensorboard else False,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -198,14 +198,15 @@ def make_trainer(arguments: dict, device, meters, out: Path):
 
 def read_data(arguments: dict, files: dict[str, Path], folder: Path):
     """(tokenizer, Instructions) of a model folder and the data files."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from maple.data.instructions import Instructions
     from maple.data.tokens import Limits
-    from maple.model import check_config
+    from maple.model import check_config, read_config
 
     check_config(folder, arguments["bits"])
-    window = AutoConfig.from_pretrained(folder, trust_remote_code=False).max_position_embeddings
+    config = read_config(folder)
+    window = config.max_position_embeddings
     longest = arguments["max_length"] or min(DEFAULT_MAX_LENGTH, window)
     if longest > window:
         raise InputError(f"--max-length {longest} is more than the {window} positions of the model")
@@ -228,6 +229,7 @@ def read_data(arguments: dict, files: dict[str, Path], folder: Path):
         epochs=arguments["epochs"],
         micro_batches=arguments["max_steps"] and arguments["max_steps"] * arguments["accumulate"],
     )
+    instructions.check_vocabulary(config.vocab_size)
     return tokenizer, instructions
 
 
@@ -259,7 +261,9 @@ def choose_device(device: str, precision: str):
         raise InputError("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if precision == "auto":
-        precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        precision = (
+            "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        )
     return chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
@@ -268,8 +272,10 @@ def quieten() -> None:
     import logging
     import warnings
 
+    import datasets
     import transformers
 
+    datasets.disable_progress_bars()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()

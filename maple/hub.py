@@ -4,8 +4,11 @@ from pathlib import Path
 
 from maple.errors import InputError
 
-# What a model folder needs: its configuration, its safetensors, its tokenizer. Never *.bin, *.pt or *.py.
-PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
+# What a model folder needs: its configuration, its tokenizer, its safetensors. Never *.bin, *.pt or *.py, nothing of
+# its subfolders, and not the copy of the weights in Mistral's own layout.
+SMALL_FILES = ["*.json", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
+WEIGHTS = ["*.safetensors"]
+OTHERS = ["*/*", "consolidated*"]
 
 
 def looks_like_folder(name: str) -> bool:
@@ -24,19 +27,23 @@ def check_model_name(name: str) -> None:
         raise InputError(f"--model {name}: the folder has no config.json; give the folder that holds it")
 
 
-def model_folder(name: str, revision: str | None = None) -> Path:
+def model_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """The folder of a model: `name` itself, or the snapshot of a hub id at `revision` (downloaded once, then cached).
 
+    Without `weights` only its small files are fetched: enough to check everything else before gigabytes are.
     Raises InputError where neither can be had.
     """
     check_model_name(name)
     if looks_like_folder(name):
+        if revision is not None:
+            raise InputError(f"--revision {revision}: {name} is a folder; a revision belongs to a hub id")
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
+        patterns = SMALL_FILES + WEIGHTS if weights else SMALL_FILES
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=OTHERS))
     except GatedRepoError as error:
         raise InputError(
             f"--model {name}: accept its licence on the hub first, and set HF_TOKEN to a token of that account"

@@ -21,7 +21,10 @@ def printable(text: str) -> str:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The peak so far: what PyTorch allocated on a GPU, what was resident on a CPU."""
+    """The peak so far: on a GPU what PyTorch allocated, on a CPU all of the process that was resident.
+
+    The latter includes the libraries, and the pages of the checkpoint that were mapped while it was read.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -55,6 +58,7 @@ class Meters(Callback):
         self.console, self.metrics, self.total_steps = console, metrics, total_steps
         self.tokens = 0  # of prompts and answers, without padding
         self.first_loss = self.last_loss = None
+        self.peak_memory = 0
         self.seconds = 0.0
         self.bar = Progress(
             TextColumn("training"),
@@ -82,6 +86,7 @@ class Meters(Callback):
         self.steps, self.tokens = trainer.global_step, self.tokens + self.step_tokens
         self.last_loss = pl_module.step_loss
         self.first_loss = self.last_loss if self.first_loss is None else self.first_loss
+        self.peak_memory = memory_bytes(pl_module.device)  # asked while the model is on its device
         row = {
             "step": self.steps,
             "tokens": self.tokens,
@@ -89,7 +94,7 @@ class Meters(Callback):
             "learning_rate": pl_module.step_lr,
             "grad_norm": pl_module.grad_norm,
             "tokens_per_second": self.step_tokens / (now - self.step_started),
-            "memory_bytes": memory_bytes(pl_module.device),
+            "memory_bytes": self.peak_memory,
         }
         self.step_started, self.step_tokens = now, 0
         self.metrics.write(row)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 import kernels
 from kernels import Weight
 from maple import prequantized
 from maple.errors import InputError, nearest
 from maple.hub import model_folder
-from maple.lora import add_lora
+from maple.lora import add_lora, match_targets
 from maple.quantized import Embedding16, QuantizedLinear
 from maple.shards import Shards
 
@@ -53,6 +53,8 @@ def load_model(
 
     Raises InputError for anything that cannot be loaded, and for a weight that holds NaN or inf.
     """
+    if bits not in (4, 8, 16) or rank < 0:
+        raise InputError(f"bits is {bits} and rank {rank}; bits are 4, 8 or 16, and a rank is at least 0")
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     folder = model_folder(name_or_path, revision)
@@ -60,6 +62,9 @@ def load_model(
     shards = Shards(folder)
     model = empty_model(folder)
     _check_keys(model, shards, packed)
+    if rank:  # a misspelt target is found before weights are read
+        head = model.get_output_embeddings()
+        match_targets([p for p, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head], targets)
 
     def pack(path: str, shape: tuple[int, int]) -> Weight:
         if packed and prequantized.keys_of(shards, path):
@@ -82,9 +87,25 @@ def load_model(
 
 def empty_model(folder: Path) -> PreTrainedModel:
     """The model of a folder's config.json on the meta device: modules and shapes, no memory."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                read_config(folder), attn_implementation="sdpa", trust_remote_code=False
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(_bad_config(folder, error)) from error
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """config.json as transformers understands it."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # its validators have exceptions of their own
+        raise InputError(_bad_config(folder, error)) from error
+
+
+def _bad_config(folder: Path, error: Exception) -> str:
+    return f"{folder / 'config.json'}: no model can be built from it ({' '.join(str(error).split())})"
 
 
 def check_config(folder: Path, bits: int) -> bool:
@@ -93,7 +114,7 @@ def check_config(folder: Path, bits: int) -> bool:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         model_type = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a model's config ({type(error).__name__}: {error})") from error
     if config.get("auto_map"):
         raise InputError(f"{path}: the model brings its own code (auto_map), and maple never runs a model's code")
@@ -108,6 +129,9 @@ def _check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
     """Compare every parameter of the model with the headers of the files, before a weight is read."""
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())
+    if packed and prequantized.keys_of(shards, head):
+        raise InputError(f"{shards.where(f'{head}.weight')} is quantised; an output head must be in 16 bits")
     extra = set()
     for path in linear if packed else ():
         keys = prequantized.keys_of(shards, path)
@@ -120,8 +144,8 @@ def _check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
         raise InputError(
             f"{shards.folder}: {_listing(missing)} missing; the files do not hold the model of config.json"
         )
-    tied = {f"{path}.weight" for path, m in model.named_modules() if m is model.get_output_embeddings()}
-    unexpected = shards.names - expected.keys() - extra - tied
+    # a tied head may be stored all the same
+    unexpected = shards.names - expected.keys() - extra - {f"{head}.weight"}
     unexpected = sorted(name for name in unexpected if not name.endswith(RECOMPUTED))
     if unexpected:
         raise InputError(f"{shards.folder}: {_listing(unexpected)} in the files but not in the model of config.json")

@@ -27,7 +27,7 @@ def check_quantization_config(config: dict, bits: int, where: str) -> bool:
     quantization = config.get("quantization_config")
     if not quantization:
         return False
-    method = quantization.get("quant_method", "an unnamed method")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else str(quantization)[:40]
     if method != "bitsandbytes":
         raise InputError(f"{where}: quantised by {method}; only bitsandbytes NF4 and int8 checkpoints can be loaded")
     four = quantization.get("load_in_4bit") or quantization.get("_load_in_4bit")
@@ -63,7 +63,7 @@ def read(shards: Shards, path: str, shape: tuple[int, int], device: torch.device
             weight = Int8Weight(tensor("weight"), tensor("SCB").view(-1))
         else:
             weight = _read_nf4(tensor, where)
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
     if weight.shape != tuple(shape):
         raise InputError(f"{where} is packed from {list(weight.shape)}, the model has {list(shape)} there")

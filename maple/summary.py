@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback
 from rich.console import Console
 from rich.table import Table
 
 from maple.data.instructions import Instructions
 from maple.lora import lora_parameters, parameter_counts
-from maple.meters import Meters, memory_bytes, printable
+from maple.meters import Meters, printable
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")
 
@@ -52,20 +53,26 @@ def show_model(console: Console, model, arguments: dict) -> None:
     )
 
 
-def show_sample(console: Console, model, tokenizer, example, tokens: int) -> None:
-    """What the model answers to one validation prompt, greedily, beside what it should."""
-    language, prompt, answer = example
-    ids = torch.tensor(np.array(prompt, dtype=np.int64)[None], device=model.device)
-    found = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
-    )[0, ids.shape[1] :]
+class Sample(Callback):
+    """At each validation, while the model is on its device: its greedy answer to one prompt, and what was expected."""
 
-    def text(part) -> str:
-        return printable(" ".join(tokenizer.decode(part, skip_special_tokens=True).split()))
+    def __init__(self, console: Console, tokenizer, example: tuple[str, np.ndarray, np.ndarray], tokens: int):
+        self.console, self.tokenizer, self.tokens = console, tokenizer, tokens
+        self.language, self.prompt, self.answer = example
 
-    console.print(f"[dim]A validation sample ({language}): ...{text(prompt)[-120:]}[/]")
-    console.print(f"[dim]  expected:[/] {text(answer)}")
-    console.print(f"[dim]  answered:[/] {text(found)}")
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Generate and print."""
+        model = pl_module.model
+        ids = torch.tensor(self.prompt.astype(np.int64)[None], device=pl_module.device)
+        mask = torch.ones_like(ids)
+        found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, do_sample=False, pad_token_id=0)
+        self.console.print(f"[dim]A validation sample ({self.language}): ...{self._text(self.prompt, 120)}[/]")
+        self.console.print(f"[dim]  expected:[/] {self._text(self.answer)}")
+        self.console.print(f"[dim]  answered:[/] {self._text(found[0, ids.shape[1] :])}")
+
+    def _text(self, ids, last: int = 0) -> str:
+        text = " ".join(self.tokenizer.decode(ids, skip_special_tokens=True).split())
+        return printable(text[-last:])
 
 
 def collect(
@@ -83,7 +90,7 @@ def collect(
         "trainable_percent": 100 * trainable / total,
         "base_bytes": base_bytes(model),
         "adapter_bytes": sum(parameter.nbytes for _, parameter in lora_parameters(model)),
-        "peak_memory_bytes": memory_bytes(model.device),
+        "peak_memory_bytes": meters.peak_memory,
         "tokens_per_second": meters.tokens / meters.seconds,
         "train_loss_first": meters.first_loss,
         "train_loss_last": meters.last_loss,

@@ -59,6 +59,16 @@ class Instructions(LightningDataModule):
             micro_batches=micro_batches,
         )
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raise InputError where the tokenizer makes ids that the model's embedding does not have."""
+        for language, samples in self.samples.items():
+            largest = int(samples.table["largest_id"][:].max())
+            if largest >= size:
+                raise InputError(
+                    f"--model: its tokenizer makes id {largest} of the {language} data, its embedding has {size} rows; "
+                    "tokenizer and model do not belong together"
+                )
+
     @property
     def languages(self) -> list[str]:
         """In the order of the validation loaders."""

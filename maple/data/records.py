@@ -34,7 +34,7 @@ def find_files(data: str) -> dict[str, Path]:
         raise InputError(
             f"--data {data}: there is no such file or folder; give a .jsonl file or a folder of <lang>.jsonl"
         )
-    files = {file.stem: file for file in sorted(path.glob("*.jsonl"))}
+    files = {file.stem: file for file in sorted(path.glob("*.jsonl")) if file.is_file()}
     if not files:
         raise InputError(f"--data {data}: the folder has no <lang>.jsonl")
     for language, file in files.items():
@@ -72,4 +72,9 @@ def _record(line: bytes, number: int, where: str) -> Record:
         raise InputError(f"{where}: 'input' must be text, null or absent, found {type(fields['input']).__name__}")
     if not fields["instruction"].strip():
         raise InputError(f"{where}: 'instruction' is empty")
+    for name in ("instruction", "input", "output"):
+        try:
+            (fields.get(name) or "").encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{where}: {name!r} holds half of a surrogate pair at character {error.start}") from error
     return Record(fields["instruction"], fields.get("input") or "", fields["output"], number)

@@ -38,7 +38,7 @@ class Samples:
 
     language: str
     path: Path
-    table: Dataset  # input_ids, length, prompt_length, line, truncated
+    table: Dataset  # input_ids, length, largest_id, prompt_length, line, truncated
 
     def __post_init__(self):
         # [:] reads a column at once; iterating over it would take a hundred times as long
@@ -71,7 +71,7 @@ def tokenize(language: str, path: Path, records: list[Record], template: str, to
     folder = _cache_folder(path, template, tokenizer, limits)
     table = _cached(folder)
     if table is None:
-        columns = {"input_ids": [], "length": [], "prompt_length": [], "line": [], "truncated": []}
+        columns = {"input_ids": [], "length": [], "largest_id": [], "prompt_length": [], "line": [], "truncated": []}
         for sample in _samples(path, records, template, tokenizer, limits):
             for column, value in zip(columns.values(), sample, strict=True):
                 column.append(value)
@@ -82,7 +82,7 @@ def tokenize(language: str, path: Path, records: list[Record], template: str, to
 
 def _samples(
     path: Path, records: list[Record], template: str, tokenizer, limits: Limits
-) -> Iterator[tuple[np.ndarray, int, int, int, bool]]:
+) -> Iterator[tuple[np.ndarray, int, int, int, int, bool]]:
     special = template != "chat"  # a chat template writes BOS itself: adding it again would make two
     for start in range(0, len(records), TOKENIZE_AT_ONCE):
         some = records[start : start + TOKENIZE_AT_ONCE]
@@ -94,15 +94,18 @@ def _samples(
                 answer = full[len(prompt) :]
             else:  # a token would span prompt and answer; at inference the prompt is tokenised alone, so here too
                 answer = tokenizer(f[len(p) :], add_special_tokens=False)["input_ids"]
-            answer = _end(answer, tokenizer.eos_token_id)
+            if template == "chat":
+                answer = _first_turn(answer, tokenizer.eos_token_id)
+            if answer[-1:] != [tokenizer.eos_token_id]:
+                answer = [*answer, tokenizer.eos_token_id]
             ids, prompt_length = cut(prompt, answer, limits, tokenizer.bos_token_id, f"{path}:{record.line}")
             truncated = len(ids) < len(prompt) + len(answer)
-            yield np.array(ids, dtype=np.int32), len(ids), prompt_length, record.line, truncated
+            yield np.array(ids, dtype=np.int32), len(ids), max(ids), prompt_length, record.line, truncated
 
 
-def _end(answer: list[int], eos: int) -> list[int]:
-    """The answer up to its one EOS: a chat template may have written it, with a line break behind."""
-    return answer[: answer.index(eos) + 1] if eos in answer else [*answer, eos]
+def _first_turn(answer: list[int], eos: int) -> list[int]:
+    """What a chat template wrote up to its own EOS: a line break may stand behind it."""
+    return answer[: len(answer) - answer[::-1].index(eos)] if eos in answer else answer
 
 
 def cut(prompt: list[int], answer: list[int], limits: Limits, bos: int | None, where: str) -> tuple[list[int], int]:

@@ -23,6 +23,7 @@ X = torch.randn(3, 64)
         (lambda: kernels.linear(X.long(), W), "x must be floats"),
         (lambda: kernels.linear(X, W, bias=torch.zeros(7)), r"bias must be \[8\]"),
         (lambda: kernels.linear(X, torch.randn(8, 64, requires_grad=True)), "frozen"),
+        (lambda: kernels.linear(X, W, bias=torch.zeros(8, requires_grad=True)), "the bias requires a gradient"),
         (lambda: kernels.linear(X.to("meta"), W), "x lies on meta"),
         (lambda: kernels.linear(X, W, backend="cuda"), "backend is 'cuda'"),
         (lambda: kernels.lora_linear(X, W, A[:, :9], B, 1.0), r"a must be \[r, 64\]"),

@@ -123,6 +123,7 @@ REFUSED = [
     (config(r="8"), "r is '8'"),
     (config(lora_alpha=None), "lora_alpha is None"),
     (config(rank_pattern={"q_proj": -1}), "q_proj is -1"),
+    (config(rank_pattern={"*x": 4}), r"the pattern '\*x' is no regular expression"),
     (config(target_modules=[]), "target_modules is"),
     (config(target_modules=["qq_proj"]), "target_modules names 'qq_proj'"),
     (config(target_modules="(("), "target_modules is no regular expression"),

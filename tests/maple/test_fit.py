@@ -113,8 +113,37 @@ def test_recompute_and_tensorboard(stories, data, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+def test_the_adapter_is_saved_before_anything_else_can_fail(stories, data, tmp_path, monkeypatch):
+    from maple.summary import Sample
+
+    shown = []
+
+    def fails_the_second_time(self, trainer, module):
+        assert next(module.model.parameters()).device == module.device
+        shown.append(trainer.global_step)
+        if len(shown) == 2:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Sample, "on_validation_end", fails_the_second_time)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(stories, data, out="run", max_steps=1)
+    assert shown == [0, 1] and (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(stories, real, data, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in stories.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "tokenizer.model").unlink()
+    (folder / "tokenizer.model").symlink_to(real / "tokenizers" / "mistral-7b-v0.1" / "tokenizer.model")
+    with pytest.raises(InputError, match=r"makes id \d+ of the es data, its embedding has 512 rows"):
+        run(folder, data, out="run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_over_a_sample_whose_answer_holds_control_characters(stories, data, capsys):
-    record = {"instruction": "\x1b]0;title\x07[red]", "input": "", "output": "\x1b[31m[/]"}
+    record = {"instruction": "\x1b]0;title\x07[red] [/INST] " + "y" * 40, "input": "", "output": "\x1b[31m[/]"}
     (data / "es.jsonl").write_text((json.dumps(record) + "\n") * 20)
     run(stories, data, max_steps=1)
     assert "\x1b]" not in capsys.readouterr().out

@@ -13,6 +13,7 @@ import kernels
 import maple
 from maple.errors import InputError
 from maple.lora import linear_layers, lora_layers
+from maple.shards import Shards
 
 SIZES = {
     "hidden_size": 64,
@@ -192,6 +193,10 @@ REFUSED = [
     (ONE, only_a_pickle, "pytorch_model.bin is a pickle"),
     (ONE, lambda f: (f / "config.json").write_text("{"), "not a model's config"),
     (ONE, lambda f: (f / "config.json").unlink(), "has no config.json"),
+    (ONE, config(hidden_size="x"), "config.json: no model can be built from it"),
+    (ONE, config(num_attention_heads=7), "config.json: no model can be built from it"),
+    (ONE, config(rope_parameters={"rope_type": "nonsense"}), "config.json: no model can be built from it"),
+    (ONE, config(quantization_config="x"), "quantised by x"),
     (ONE, config(auto_map={"AutoModelForCausalLM": "x.Y"}), "never runs a model's code"),
     (ONE, config(model_type="gpt2"), "model_type 'gpt2' is not supported; known: llama, mistral, qwen2, qwen3"),
     (ONE, config(model_type="mixtral", num_local_experts=8), "mixtral is a mixture of experts"),
@@ -214,6 +219,19 @@ def test_a_model_that_cannot_be_loaded_is_refused_in_one_sentence(tmp_path, max_
     with pytest.raises(InputError, match=words) as error:
         maple.load_model(tmp_path.as_posix(), bits=4)
     assert tmp_path.as_posix() in str(error.value) and "\n" not in str(error.value)
+
+
+def test_wrong_arguments_are_refused_before_a_weight_is_read(tmp_path, monkeypatch):
+    saved(tmp_path)
+    monkeypatch.setattr(Shards, "get", lambda *_: pytest.fail("a weight was read"))
+    for settings, words in (
+        ({"targets": "q_prj"}, "did you mean 'q_proj'"),
+        ({"bits": 5}, "bits is 5"),
+        ({"rank": -1}, "rank -1"),
+        ({"revision": "main"}, "a revision belongs to a hub id"),
+    ):
+        with pytest.raises(InputError, match=words):
+            maple.load_model(tmp_path.as_posix(), **settings)
 
 
 def test_a_folder_that_is_not_there():

@@ -101,6 +101,8 @@ def restate(**values):
         (restate(nested_blocksize=128), "nested blocks of 128"),
         (restate(shape=[64, 172]), r"packed from \[64, 172\], the model has \[172, 64\]"),
         (restate(blocksize=96), "block_size is 96"),
+        (lambda t: t.update({STATE: torch.tensor(list(b"{}"), dtype=torch.uint8)}), "up_proj.weight: 'shape'"),
+        (lambda t: t.update({STATE: torch.tensor([1, 2], dtype=torch.uint8)}), "up_proj.weight: "),
         (lambda t: t.update({STATE.replace("nf4", "fp4"): t.pop(STATE)}), "is FP4"),
     ],
 )
@@ -109,6 +111,14 @@ def test_parts_that_disagree_are_refused(tmp_path, change, words):
     broken(tmp_path / "packed", change)
     with pytest.raises(InputError, match=words):
         maple.load_model((tmp_path / "packed").as_posix(), bits=4)
+
+
+def test_a_quantised_output_head_is_refused(tmp_path):
+    checkpoint(tmp_path, "int8")
+    head = {"lm_head.SCB": torch.ones(99), "lm_head.weight": torch.zeros(99, 64, dtype=torch.int8)}
+    broken(tmp_path / "packed", lambda t: t.update(head))
+    with pytest.raises(InputError, match="lm_head.weight is quantised; an output head must be in 16 bits"):
+        maple.load_model((tmp_path / "packed").as_posix(), bits=8)
 
 
 def test_other_bits_than_stored_are_refused(tmp_path):

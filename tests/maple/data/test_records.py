@@ -37,6 +37,10 @@ def test_the_language_is_the_name_of_the_file(tmp_path):
         (b'{"instruction": "\xff"}', ":2: not UTF-8 .byte 17"),
         (b'{"instruction": "a"}', ":2: 'output' must be text, found nothing"),
         (b'{"instruction": 3, "output": "a"}', ":2: 'instruction' must be text, found int"),
+        (
+            b'{"instruction": "a \\ud83d", "output": "a"}',
+            ":2: 'instruction' holds half of a surrogate pair at character 2",
+        ),
         (b'{"instruction": " ", "output": "a"}', ":2: 'instruction' is empty"),
         (
             b'{"instruction": "a", "input": ["b"], "output": "a"}',
