@@ -7,11 +7,12 @@
 `naive.py` is the specification in plain PyTorch and what a CPU runs, `packed.py` the bytes, `ops.py` what is called.
 """
 
-from kernels.ops import linear, lora_linear, lora_linear_grouped, quantize
+from kernels.ops import FLOATS, linear, lora_linear, lora_linear_grouped, quantize
 from kernels.packed import BLOCK_SIZES, Int8Weight, NF4Weight, Weight
 
 __all__ = [
     "BLOCK_SIZES",
+    "FLOATS",
     "Int8Weight",
     "NF4Weight",
     "Weight",

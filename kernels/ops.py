@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from kernels import naive
 from kernels.packed import Weight, check_block_size
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # a float8 weight has a scale beside it
 
 
 def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: bool = False) -> Weight:
@@ -19,7 +22,7 @@ def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: 
     `double_quant` (bits 4) quantises the absmax to 8 bits as well: 4.127 instead of 4.5 bits a weight at block 64.
     Raises ValueError for a weight that is no float matrix or holds NaN or inf, and for bits or block sizes unknown.
     """
-    if weight.dim() != 2 or not weight.is_floating_point() or weight.numel() == 0:
+    if weight.dim() != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
         raise ValueError(f"weight must be a float matrix [out, in], found {list(weight.shape)} of {weight.dtype}")
     if bits == 8:
         return naive.quantize_int8(weight)

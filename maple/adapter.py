@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from maple.errors import InputError
@@ -56,7 +56,7 @@ def save_adapter(model: nn.Module, folder: str | Path, template: str | None = No
     origin = {**getattr(model, "maple", {}), "template": template}
     partial = folder / f"{WEIGHTS}.partial"
     # One key only: safetensors writes several in random order, and the same run shall give the same bytes.
-    save_file(tensors, partial, metadata={"maple": json.dumps(origin)})
+    partial.write_bytes(save(tensors, metadata={"maple": json.dumps(origin)}))
     os.replace(partial, folder / WEIGHTS)
     partial = folder / f"{CONFIG}.partial"
     partial.write_text(json.dumps(_peft_config(model, layers, origin), indent=2) + "\n", encoding="utf-8")

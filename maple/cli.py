@@ -19,6 +19,7 @@ import sys
 import typing
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 from jsonargparse import ArgumentError as ParseError
 from jsonargparse import ArgumentParser
@@ -28,19 +29,30 @@ from maple.errors import InputError, nearest, refuse_kernels_distribution
 
 def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
     """Parse the command line, call `function`, and leave with its exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: leave(143, "stopped by SIGTERM"))
     try:
         arguments = parse(function, sys.argv[1:] if argv is None else argv)
         refuse_kernels_distribution()
         function(**arguments)
     except InputError as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        leave(2, f"error: {error}")
+    except OSError as error:  # a file that may not be read, a name that is too long, a folder that is gone
+        if error.filename is None:
+            raise
+        leave(2, f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave(130, "stopped by Ctrl-C")
     except SystemExit as leaving:  # Lightning turns Ctrl-C into exit(1) after its teardown
-        sys.exit(130 if isinstance(leaving.__context__, KeyboardInterrupt) else leaving.code)
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            leave(130, "stopped by Ctrl-C")
+        raise
     sys.exit(0)
+
+
+def leave(code: int, message: str) -> typing.NoReturn:
+    """Say one sentence and exit, without a traceback and without control characters that a name may hold."""
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
+    sys.exit(code)
 
 
 def parse(function: Callable, argv: list[str]) -> dict[str, object]:
@@ -52,11 +64,21 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
         flag = word.split("=")[0]
         if flag.startswith("--") and flag not in known:
             raise InputError(f"unknown flag {flag}{nearest(flag, known)}")
+    files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+    files += [word for flag, word in pairwise(argv) if flag == "--config"]
+    for file in files:
+        if not Path(file).is_file():
+            raise InputError(f"--config {file}: there is no such file")
     try:
         arguments = parser.parse_args(argv).as_dict()
     except ParseError as error:
-        raise InputError(_one_sentence(str(error), flags, argv)) from error
+        raise InputError(_one_sentence(str(error), flags, files)) from error
+    except (ValueError, RecursionError) as error:  # what YAML's own constructors raise
+        raise InputError(f"--config {' '.join(files)} is not YAML of flags: {' '.join(str(error).split())}") from error
     arguments.pop("config")
+    for name, parameter in inspect.signature(function).parameters.items():
+        if arguments[name] is None and parameter.default is not None:
+            raise InputError(f"--{_dashed(name)} is null, but it needs a value")
     return arguments
 
 
@@ -87,7 +109,7 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _one_sentence(message: str, flags: set[str], argv: list[str]) -> str:
+def _one_sentence(message: str, flags: set[str], files: list[str]) -> str:
     """jsonargparse's errors, shortened to flag, value and what would do."""
     keys = {flag[2:].replace("-", "_") for flag in flags}
     if wrong := re.search(r'Parser key "(\w+)":\s*(.*)', message, flags=re.DOTALL):
@@ -97,18 +119,12 @@ def _one_sentence(message: str, flags: set[str], argv: list[str]) -> str:
         if not (kinds and value):
             return f"{flag}: {' '.join(reason.split())}"
         names = [name for kind in kinds for name in kind if name and name != "NoneType"]
-        return f"{flag} is {value.group(1)}, expected {' or '.join(names)}"
+        expected = " or ".join(names).replace("Literal[", "one of ").rstrip("]")
+        return f"{flag} is {value.group(1)}, expected {expected}"
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
         return f"--config: unknown key {unknown.group(1)!r}{nearest(unknown.group(1), keys)}"
     if missing := re.search(r"arguments are required: (.*)", message):
         return f"missing: {', '.join(f'--{_dashed(key.strip())}' for key in missing.group(1).split(','))}"
     if "config: " in message:
-        after = [word for flag, word in pairwise(argv) if flag == "--config"]
-        files = after + [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
         return f"--config {' '.join(files)} is not YAML of flags: {' '.join(message.split('config: ', 1)[1].split())}"
     return " ".join(message.split())
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which a file name or a data set may hold."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

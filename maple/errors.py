@@ -16,6 +16,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of another library's message, which may be long and hold a stack of C++ frames."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
 def refuse_kernels_distribution() -> None:
     """Raise InputError where the distribution `kernels` is installed: transformers would import ours in its place."""
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from maple import cli
 from maple.data.records import find_files
-from maple.errors import InputError
+from maple.errors import InputError, first_line
 from maple.hub import check_model_name, model_folder
 from maple.outputs import check_out, create_out, write_config
 
@@ -106,8 +106,11 @@ def check_ranges(arguments: dict) -> None:
     """Refuse numbers that cannot be meant, all of them in one message."""
     at_least_one = ("rank", "max_steps", "epochs", "batch_tokens", "accumulate", "max_length", "language_cap")
     rules = [(name, lambda v: v >= 1, "at least 1") for name in at_least_one]
-    rules += [(name, lambda v: 0 < v < math.inf, "above 0") for name in ("alpha", "lr")]
+    rules += [(name, lambda v: v < 2**31, "below 2147483648") for name in at_least_one]
     rules += [
+        ("rank", lambda v: v <= 4096, "at most 4096"),
+        ("alpha", lambda v: 0 < v < math.inf, "above 0"),
+        ("lr", lambda v: 0 < v <= 1, "above 0 and at most 1"),
         ("warmup_steps", lambda v: v >= 0, "at least 0"),
         ("seed", lambda v: 0 <= v < 2**32, "from 0 to 4294967295"),
         ("dropout", lambda v: 0 <= v < 1, "at least 0 and below 1"),
@@ -144,27 +147,28 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     model = load(arguments, device, dtype)
     summary.show_model(console, model, arguments)
 
+    validator = make_trainer(arguments, device, [summary.Sample(console, tokenizer, instructions, SAMPLE_TOKENS)])
+    settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
+    module = FineTuning(model, **settings, total_steps=arguments["max_steps"], languages=instructions.languages)
+
+    def validate() -> dict[str, float]:
+        validator.validate(module, instructions.val_dataloader(), verbose=False)
+        return module.validation_losses()
+
+    before = validate()
+    if not all(math.isfinite(loss) for loss in before.values()):
+        raise InputError(f"--model {arguments['model']}: its loss is {before} before any training; it must be damaged")
     out = create_out(arguments["out"])
     write_config(out / "config.yaml", arguments)
     metrics = MetricsFile(out / "metrics.csv", instructions.languages)
     meters = Meters(console, metrics, arguments["max_steps"])
-    sample = summary.Sample(console, tokenizer, instructions.an_example(SAMPLE_TOKENS), SAMPLE_TOKENS)
-    settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
-    module = FineTuning(model, **settings, total_steps=arguments["max_steps"], languages=instructions.languages)
-    trainer = make_trainer(arguments, device, [meters, sample], out)
-
-    def validate() -> dict[str, float]:
-        trainer.validate(module, instructions.val_dataloader(), verbose=False)
-        losses = module.validation_losses()
-        metrics.write({"step": trainer.global_step, **{f"val_loss/{lang}": loss for lang, loss in losses.items()}})
-        return losses
-
-    before = validate()
+    metrics.write_validation(0, before)
     model.train()
-    trainer.fit(module, instructions.train_dataloader())
+    make_trainer(arguments, device, [meters], out).fit(module, instructions.train_dataloader())
     save_adapter(model, out / "adapter", arguments["template"])
     model.eval()
     after = validate()
+    metrics.write_validation(meters.steps, after)
     summary.show_end(console, summary.collect(arguments, model, meters, before, after, out), out)
 
 
@@ -175,12 +179,12 @@ def resolve_steps(arguments: dict, micro_batches: int) -> None:
         arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * arguments["max_steps"])
 
 
-def make_trainer(arguments: dict, device, callbacks: list, out: Path):
+def make_trainer(arguments: dict, device, callbacks: list, out: Path | None = None):
     """Lightning's Trainer. The data is one long epoch, validated by us before and after."""
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    tensorboard = arguments["logger"] == "tensorboard"
+    tensorboard = out is not None and arguments["logger"] == "tensorboard"
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
@@ -211,10 +215,14 @@ def read_data(arguments: dict, files: dict[str, Path], folder: Path):
     if longest > window:
         raise InputError(f"--max-length {longest} is more than the {window} positions of the model")
     arguments["max_length"] = longest
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"{folder}: neither tokenizer.json nor tokenizer.model is there")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]})") from error
+        if not tokenizer("maple", add_special_tokens=False)["input_ids"]:
+            raise ValueError("it makes no token of any text")
+    except Exception as error:  # its files fail wherever its readers first stumble
+        raise InputError(f"{folder}: its tokenizer cannot be used ({first_line(error)})") from error
     tokenizer.model_max_length = 10**9  # what is too long is cut here, counted and said; its warning would be noise
     instructions = Instructions(
         files,

@@ -13,7 +13,7 @@ OTHERS = ["*/*", "consolidated*"]
 
 def looks_like_folder(name: str) -> bool:
     """Whether a name means a folder: it starts like a path, is one, or is not of a hub id's form `owner/name`."""
-    return name.startswith((".", "/", "~")) or Path(name).is_dir() or name.count("/") != 1
+    return name.startswith((".", "/", "~")) or Path(name).exists() or name.count("/") != 1
 
 
 def check_model_name(name: str) -> None:
@@ -21,6 +21,8 @@ def check_model_name(name: str) -> None:
     if not looks_like_folder(name):
         return
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise InputError(f"--model {name} is a file; give the folder that holds config.json and the safetensors")
     if not folder.is_dir():
         raise InputError(f"--model {name}: there is no such folder, and it is no hub id of the form owner/name")
     if not (folder / "config.json").is_file():
@@ -49,7 +51,7 @@ def model_folder(name: str, revision: str | None = None, weights: bool = True) -
             f"--model {name}: accept its licence on the hub first, and set HF_TOKEN to a token of that account"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise InputError(f"--model {name}: the hub cannot be reached, and no copy is cached; give a folder") from error
+        raise InputError(f"--model {name}: no such folder, the hub cannot be reached, and no copy is cached") from error
     except (HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--model {name}: the hub has no such model or revision ({reason})") from error

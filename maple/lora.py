@@ -88,8 +88,8 @@ def match_targets(paths: list[str], targets: str) -> list[str]:
     """
     if targets in PRESETS and PRESETS[targets] is None:
         return paths
-    if targets in PRESETS or re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
-        names = PRESETS.get(targets) or targets.split(",")
+    if targets in PRESETS or re.fullmatch(r"[\w.]+( *, *[\w.]+)*", targets):
+        names = PRESETS.get(targets) or re.split(" *, *", targets)
         ends = {path.rsplit(".", 1)[-1] for path in paths}
         for name in names:
             if not any(ends_with(path, name) for path in paths):

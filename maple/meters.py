@@ -47,6 +47,10 @@ class MetricsFile:
         self.writer.writerow(row)
         self.file.flush()
 
+    def write_validation(self, step: int, losses: dict[str, float]) -> None:
+        """A row that holds the loss of each language."""
+        self.write({"step": step} | {f"val_loss/{language}": loss for language, loss in losses.items()})
+
 
 class Meters(Callback):
     """Counts tokens, measures speed and memory, writes a row a step and shows one bar over the optimizer steps.

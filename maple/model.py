@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 import kernels
 from kernels import Weight
 from maple import prequantized
-from maple.errors import InputError, nearest
+from maple.errors import InputError, first_line, nearest
 from maple.hub import model_folder
 from maple.lora import add_lora, match_targets
 from maple.quantized import Embedding16, QuantizedLinear
@@ -60,6 +60,9 @@ def load_model(
     folder = model_folder(name_or_path, revision)
     packed = check_config(folder, bits)
     shards = Shards(folder)
+    layers = read_config(folder).num_hidden_layers
+    if layers > len(shards.names):
+        raise InputError(f"{folder / 'config.json'} has {layers} layers, the files only {len(shards.names)} tensors")
     model = empty_model(folder)
     _check_keys(model, shards, packed)
     if rank:  # a misspelt target is found before weights are read
@@ -70,7 +73,7 @@ def load_model(
         if packed and prequantized.keys_of(shards, path):
             return prequantized.read(shards, path, shape, device)
         if bits == 16 or packed:
-            return _stored(shards.get(f"{path}.weight"), device, dtype)
+            return _stored(shards, f"{path}.weight", device, dtype)
         try:
             return kernels.quantize(shards.get(f"{path}.weight").to(device), bits, block_size, double_quant)
         except ValueError as error:
@@ -78,7 +81,10 @@ def load_model(
 
     _fill(model, shards, pack, device, dtype)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        except Exception as error:  # whatever its validators raise
+            raise InputError(f"{folder / 'generation_config.json'}: not usable ({first_line(error)})") from error
     model.maple = {"model": name_or_path, "revision": revision, "bits": bits}
     if rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
@@ -92,20 +98,23 @@ def empty_model(folder: Path) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(
                 read_config(folder), attn_implementation="sdpa", trust_remote_code=False
             )
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # sizes that do not go together fail wherever a module first meets them
         raise InputError(_bad_config(folder, error)) from error
 
 
 def read_config(folder: Path) -> PretrainedConfig:
     """config.json as transformers understands it."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if config.max_position_embeddings < 2:
+            raise ValueError(f"max_position_embeddings is {config.max_position_embeddings}")
     except Exception as error:  # its validators have exceptions of their own
         raise InputError(_bad_config(folder, error)) from error
+    return config
 
 
 def _bad_config(folder: Path, error: Exception) -> str:
-    return f"{folder / 'config.json'}: no model can be built from it ({' '.join(str(error).split())})"
+    return f"{folder / 'config.json'}: no model can be built from it ({first_line(error)})"
 
 
 def check_config(folder: Path, bits: int) -> bool:
@@ -114,7 +123,7 @@ def check_config(folder: Path, bits: int) -> bool:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a model's config ({type(error).__name__}: {error})") from error
     if config.get("auto_map"):
         raise InputError(f"{path}: the model brings its own code (auto_map), and maple never runs a model's code")
@@ -144,6 +153,8 @@ def _check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
         raise InputError(
             f"{shards.folder}: {_listing(missing)} missing; the files do not hold the model of config.json"
         )
+    if packed and not extra:
+        raise InputError(f"{shards.folder}: config.json says bitsandbytes quantised it, but no layer of it is packed")
     # a tied head may be stored all the same
     unexpected = shards.names - expected.keys() - extra - {f"{head}.weight"}
     unexpected = sorted(name for name in unexpected if not name.endswith(RECOMPUTED))
@@ -158,8 +169,13 @@ def _listing(names: list[str]) -> str:
     return names[0] + (" is" if len(names) == 1 else f" and {len(names) - 1} more are")
 
 
-def _stored(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _stored(shards: Shards, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy of a tensor that stays unquantised: 16-bit ones keep their dtype under a float32 computation."""
+    tensor, where = shards.get(name), shards.where(name)
+    if tensor.dtype not in kernels.FLOATS:
+        raise InputError(f"{where} is {tensor.dtype}; a weight of 16 or 32 bits is needed")
+    if not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
+        raise InputError(f"{where} holds NaN or inf")
     keep = dtype == torch.float32 and tensor.dtype in (torch.bfloat16, torch.float16)
     return tensor.to(device, tensor.dtype if keep else dtype, copy=True)
 
@@ -176,7 +192,7 @@ def _fill(
     tied = head.weight is embedding.weight
 
     def get(name: str) -> nn.Parameter:
-        return nn.Parameter(_stored(shards.get(name), device, dtype), requires_grad=False)
+        return nn.Parameter(_stored(shards, name, device, dtype), requires_grad=False)
 
     for path, module in list(model.named_modules()):
         if module is embedding:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from maple.data.packing import Batch
+from maple.errors import InputError
 from maple.lora import lora_parameters
 from maple.loss import token_loss
 
@@ -53,6 +54,11 @@ class FineTuning(LightningModule):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_div_(gradients, tokens)
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(self.window_loss) or not math.isfinite(self.grad_norm):
+            raise InputError(
+                f"step {self.trainer.global_step + 1}: the loss is {self.window_loss / tokens}, its gradient's norm "
+                f"{self.grad_norm}; lower --lr {self.lr}, or look at the model and the data"
+            )
         self.step_loss, self.step_lr = self.window_loss / tokens, optimizer.param_groups[0]["lr"]
         self.window_loss, self.window_tokens = 0.0, 0
 

@@ -14,7 +14,7 @@ RUNS = Path("runs")
 
 def check_out(out: str | None) -> None:
     """Raise InputError where --out cannot be written to or holds something already. Writes nothing."""
-    folder = RUNS if out is None else Path(out)
+    folder = RUNS if out is None else Path(out).expanduser()
     if out is not None and folder.exists():
         if not folder.is_dir():
             raise InputError(f"--out {out} is a file; give a folder")
@@ -28,8 +28,9 @@ def check_out(out: str | None) -> None:
 def create_out(out: str | None) -> Path:
     """The folder of the run, made now: `out`, or the next number under runs/, which two runs never share."""
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        return Path(out)
+        folder = Path(out).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
     RUNS.mkdir(exist_ok=True)
     number = max((int(p.name) for p in RUNS.iterdir() if p.name.isdigit()), default=0) + 1
     while True:

@@ -86,6 +86,9 @@ def _open(path: Path):
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            if file.read(40).startswith(b"version https://git-lfs"):
+                raise InputError(f"{path}: a pointer of git-lfs, not the file itself; git lfs pull") from error
         raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from error
 
 

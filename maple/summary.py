@@ -56,9 +56,9 @@ def show_model(console: Console, model, arguments: dict) -> None:
 class Sample(Callback):
     """At each validation, while the model is on its device: its greedy answer to one prompt, and what was expected."""
 
-    def __init__(self, console: Console, tokenizer, example: tuple[str, np.ndarray, np.ndarray], tokens: int):
+    def __init__(self, console: Console, tokenizer, instructions: Instructions, tokens: int):
         self.console, self.tokenizer, self.tokens = console, tokenizer, tokens
-        self.language, self.prompt, self.answer = example
+        self.language, self.prompt, self.answer = instructions.an_example(room=tokens)
 
     def on_validation_end(self, trainer, pl_module) -> None:
         """Generate and print."""

@@ -34,7 +34,7 @@ def epoch_counts(
     """
     sizes = {language: min(size, language_cap or size) for language, size in sizes.items()}
     weights = {language: size ** (1 / temperature) for language, size in sizes.items()}
-    if english_share is not None:
+    if english_share is not None and not (english_share == 0 and "en" not in sizes):
         if "en" not in sizes:
             raise InputError(f"--english-share {english_share}: the data has no English, only {', '.join(sizes)}")
         others = sum(weight for language, weight in weights.items() if language != "en")

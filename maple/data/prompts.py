@@ -8,7 +8,7 @@ chat        the tokenizer's own chat template, the record as one user turn
 from __future__ import annotations
 
 from maple.data.records import Record
-from maple.errors import InputError
+from maple.errors import InputError, first_line
 
 ALPACA_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -43,13 +43,18 @@ def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
         "content": f"{record.instruction}\n\n{record.input}" if record.input else record.instruction,
     }
     answer = {"role": "assistant", "content": record.output}
-    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    full = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    try:
+        prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+        full = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    except Exception as error:  # a template is a program, which can fail in every way
+        raise InputError(f"--template chat: the tokenizer's template fails ({first_line(error)})") from error
     if not full.startswith(prompt):
         raise InputError(
             "--template chat: this tokenizer's template writes the turns before an answer differently once the answer "
             "is there, so the answer's tokens cannot be told apart; use --template alpaca"
         )
+    if record.instruction.strip() not in prompt or record.output.strip() not in full[len(prompt) :]:
+        raise InputError("--template chat: the tokenizer's template leaves the text of the turns away")
     return prompt, full
 
 

@@ -34,12 +34,16 @@ def find_files(data: str) -> dict[str, Path]:
         raise InputError(
             f"--data {data}: there is no such file or folder; give a .jsonl file or a folder of <lang>.jsonl"
         )
-    files = {file.stem: file for file in sorted(path.glob("*.jsonl")) if file.is_file()}
+    files = {file.stem: file for file in sorted(path.glob("*.jsonl"))}
     if not files:
         raise InputError(f"--data {data}: the folder has no <lang>.jsonl")
     for language, file in files.items():
         if not LANGUAGE.fullmatch(language):
-            raise InputError(f"{file}: a file of a data folder is named by its language, as in de.jsonl")
+            raise InputError(
+                f"{file}: a file of a data folder is named by a language's two or three letters, as de.jsonl"
+            )
+        if not file.is_file():
+            raise InputError(f"{file}: not a file that can be read")
     return files
 
 

@@ -43,7 +43,7 @@ WRONG = [
     (["--modle", "x"], "unknown flag --modle; did you mean '--model'?"),
     (["--model", "x", "--max_steps", "3"], "unknown flag --max_steps; did you mean '--max-steps'?"),
     (["--model", "x", "--max", "3"], "unknown flag --max"),
-    (["--model", "x", "--bits", "5"], "--bits is 5, expected Literal[4, 8, 16]"),
+    (["--model", "x", "--bits", "5"], "--bits is 5, expected one of 4, 8, 16"),
     (["--model", "x", "--max-steps", "many"], "--max-steps is many, expected int"),
     ([], "missing: --model"),
     (["--model", "x", "stray"], "stray"),
@@ -68,6 +68,9 @@ def test_a_wrong_command_line_is_one_sentence(argv, words):
         ("model: [x", "c.yaml"),
         ("- 1", "c.yaml"),
         ("\x00", "c.yaml"),
+        ("model: m\nrslora: null", "--rslora is null, but it needs a value"),
+        ("a: &a [*a]", "c.yaml"),
+        ("max_steps: !!float x", "c.yaml"),
     ],
 )
 def test_a_wrong_config_file_is_one_sentence(tmp_path, content, words):
@@ -103,6 +106,10 @@ def test_exit_codes(capsys):
 
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def unreadable() -> None:
+        """Nothing."""
+        open("x" * 5000)  # noqa: SIM115
+
     def lightning_after_ctrl_c() -> None:
         """Nothing."""
         try:
@@ -112,6 +119,7 @@ def test_exit_codes(capsys):
 
     assert leave_with(fine, capsys) == (0, "")
     assert leave_with(wrong, capsys) == (2, "error: the file\\x1b[31m is wrong\n")
+    assert leave_with(unreadable, capsys) == (2, f"error: {'x' * 5000}: File name too long\n")
     assert leave_with(interrupted, capsys)[0] == leave_with(lightning_after_ctrl_c, capsys)[0] == 130
     assert leave_with(terminated, capsys)[0] == 143
 

@@ -107,7 +107,7 @@ PATHS = [f"model.layers.{i}.{m}" for i in range(2) for m in ("self_attn.q_proj",
 def test_targets():
     assert match_targets(PATHS, "all-linear") == PATHS
     assert match_targets(PATHS, "qv") == [p for p in PATHS if "attn" in p]
-    assert match_targets(PATHS, "up_proj,v_proj") == [p for p in PATHS if not p.endswith("q_proj")]
+    assert match_targets(PATHS, "up_proj, v_proj") == [p for p in PATHS if not p.endswith("q_proj")]
     assert match_targets(PATHS, "mlp.up_proj") == [p for p in PATHS if "up_proj" in p]
     assert match_targets(PATHS, r".*layers\.1\..*_proj") == PATHS[3:]
 

@@ -53,6 +53,17 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
         render("chat", WITH, ChatTokenizer(keeps_prefix=False))
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [(lambda messages: 1 / 0, "template fails .ZeroDivisionError"), (lambda messages: "constant", "leaves the text")],
+)
+def test_a_template_that_fails_or_says_nothing_is_refused(template, words):
+    tokenizer = ChatTokenizer()
+    tokenizer.apply_chat_template = lambda messages, **_: template(messages)
+    with pytest.raises(InputError, match=words):
+        render("chat", WITH, tokenizer)
+
+
 def test_what_the_tokenizer_must_bring():
     with pytest.raises(InputError, match="no EOS token"):
         check_template("alpaca", SimpleNamespace(eos_token_id=None))

@@ -62,8 +62,11 @@ def test_files_and_folders_that_hold_no_data(tmp_path):
         find_files(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="ends in"):
         find_files(str(tmp_path / "notes.txt"))
-    with pytest.raises(InputError, match="is named by its language"):
+    with pytest.raises(InputError, match="is named by a language"):
         find_files(str(tmp_path))
+    (tmp_path / "folder" / "de.jsonl").mkdir(parents=True)
+    with pytest.raises(InputError, match="not a file that can be read"):
+        find_files(str(tmp_path / "folder"))
     with pytest.raises(InputError, match="holds no record"):
         read_records(tmp_path / "empty.jsonl")
     (tmp_path / "empty.jsonl").unlink()
