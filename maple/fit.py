@@ -142,14 +142,16 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     folder = model_folder(arguments["model"], arguments["revision"], weights=False)
     tokenizer, instructions = read_data(arguments, files, folder)
     summary.show_data(console, instructions)
-    resolve_steps(arguments, len(instructions.batches))
+    total_steps = math.ceil(len(instructions.batches) / arguments["accumulate"])
+    if arguments["warmup_steps"] is None:
+        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * total_steps)
     seed_everything(arguments["seed"], verbose=False)
     model = load(arguments, device, dtype)
     summary.show_model(console, model, arguments)
 
     validator = make_trainer(arguments, device, [summary.Sample(console, tokenizer, instructions, SAMPLE_TOKENS)])
     settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
-    module = FineTuning(model, **settings, total_steps=arguments["max_steps"], languages=instructions.languages)
+    module = FineTuning(model, **settings, total_steps=total_steps, languages=instructions.languages)
 
     def validate() -> dict[str, float]:
         validator.validate(module, instructions.val_dataloader(), verbose=False)
@@ -161,7 +163,7 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     out = create_out(arguments["out"])
     write_config(out / "config.yaml", arguments)
     metrics = MetricsFile(out / "metrics.csv", instructions.languages)
-    meters = Meters(console, metrics, arguments["max_steps"])
+    meters = Meters(console, metrics, total_steps)
     metrics.write_validation(0, before)
     model.train()
     make_trainer(arguments, device, [meters], out).fit(module, instructions.train_dataloader())
@@ -172,15 +174,8 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     summary.show_end(console, summary.collect(arguments, model, meters, before, after, out), out)
 
 
-def resolve_steps(arguments: dict, micro_batches: int) -> None:
-    """Put numbers in the place of the defaults that depend on the data."""
-    arguments["max_steps"] = math.ceil(micro_batches / arguments["accumulate"])
-    if arguments["warmup_steps"] is None:
-        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * arguments["max_steps"])
-
-
 def make_trainer(arguments: dict, device, callbacks: list, out: Path | None = None):
-    """Lightning's Trainer. The data is one long epoch, validated by us before and after."""
+    """Lightning's Trainer. All micro-batches of the run are one epoch to it; we validate before and after."""
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -188,7 +183,7 @@ def make_trainer(arguments: dict, device, callbacks: list, out: Path | None = No
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        max_steps=arguments["max_steps"],
+        max_epochs=1,
         accumulate_grad_batches=arguments["accumulate"],
         gradient_clip_val=GRADIENT_CLIP,
         callbacks=callbacks,

@@ -109,6 +109,14 @@ def test_epochs_decide_where_max_steps_does_not(stories, data, tmp_path):
     assert set(summary["val_loss_by_language"]) == {"pt"} and 2 <= summary["steps"] <= 8
 
 
+def test_a_run_over_epochs_with_a_short_last_group_runs_again_from_its_config(stories, data):
+    run(stories, data / "pt.jsonl", max_steps=None, epochs=1, batch_tokens=2048, accumulate=3)
+    with pytest.raises(SystemExit):
+        cli.main(fit, ["--config", "runs/0001/config.yaml"])
+    one, two = ((Path("runs") / n / "adapter" / "adapter_model.safetensors").read_bytes() for n in ("0001", "0002"))
+    assert one == two
+
+
 def test_recompute_and_tensorboard(stories, data, tmp_path):
     run(stories, data, max_steps=2, recompute="layer", logger="tensorboard", out="run")
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
