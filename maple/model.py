@@ -60,10 +60,7 @@ def load_model(
     folder = model_folder(name_or_path, revision)
     packed = check_config(folder, bits)
     shards = Shards(folder)
-    layers = read_config(folder).num_hidden_layers
-    if layers > len(shards.names):
-        raise InputError(f"{folder / 'config.json'} has {layers} layers, the files only {len(shards.names)} tensors")
-    model = empty_model(folder)
+    model = _empty_model(folder, shards)
     _check_keys(model, shards, packed)
     if rank:  # a misspelt target is found before weights are read
         head = model.get_output_embeddings()
@@ -80,26 +77,29 @@ def load_model(
             raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
 
     _fill(model, shards, pack, device, dtype)
-    if (folder / "generation_config.json").is_file():
-        try:
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        except Exception as error:  # whatever its validators raise
-            raise InputError(f"{folder / 'generation_config.json'}: not usable ({first_line(error)})") from error
     model.maple = {"model": name_or_path, "revision": revision, "bits": bits}
     if rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()
 
 
-def empty_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder's config.json on the meta device: modules and shapes, no memory."""
+def _empty_model(folder: Path, shards: Shards) -> PreTrainedModel:
+    """The model of a folder's JSON files on the meta device: modules and shapes, no memory."""
+    config = read_config(folder)
+    layers, tensors = config.num_hidden_layers, len(shards.names)
+    if layers > tensors:  # building it would take for ever
+        raise InputError(f"{folder / 'config.json'} has {layers} layers, the files only {tensors} tensors")
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                read_config(folder), attn_implementation="sdpa", trust_remote_code=False
-            )
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
     except Exception as error:  # sizes that do not go together fail wherever a module first meets them
         raise InputError(_bad_config(folder, error)) from error
+    if (folder / "generation_config.json").is_file():
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        except Exception as error:  # whatever its validators raise
+            raise InputError(f"{folder / 'generation_config.json'}: not usable ({first_line(error)})") from error
+    return model
 
 
 def read_config(folder: Path) -> PretrainedConfig:

@@ -40,11 +40,6 @@ class QuantizedLinear(nn.Module):
         """Whether the weight is in 4 or 8 bits."""
         return self._format is not None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the frozen weight and its bias."""
-        return sum(parameter.nbytes for parameter in self.parameters())
-
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] in the dtype of x."""
         return kernels.linear(x, self.packed, self.bias)

@@ -37,7 +37,6 @@ class Samples:
     """The tokenised records of one language, in the order of the file."""
 
     language: str
-    path: Path
     table: Dataset  # input_ids, length, largest_id, prompt_length, line, truncated
 
     def __post_init__(self):
@@ -77,7 +76,7 @@ def tokenize(language: str, path: Path, records: list[Record], template: str, to
                 column.append(value)
         table = Dataset.from_dict(columns)
         _store(table, folder)
-    return Samples(language, path, table.with_format("numpy"))
+    return Samples(language, table.with_format("numpy"))
 
 
 def _samples(

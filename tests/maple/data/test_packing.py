@@ -47,12 +47,8 @@ def test_short_samples_go_to_short_rows():
 
 
 @pytest.fixture(scope="module")
-def model(request):
-    from tests.conftest import REAL
-
-    if not REAL.is_dir():
-        pytest.skip("needs the real model in ../shared/real")
-    model = maple.load_model((REAL / "models/stories260k").as_posix(), bits=4, rank=8)
+def model(stories):
+    model = maple.load_model(stories.as_posix(), bits=4, rank=8)
     for _, parameter in lora_parameters(model):
         torch.nn.init.normal_(parameter, std=0.05)
     return model
