@@ -23,6 +23,8 @@ from maple.outputs import check_out, create_out, write_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from maple.loss import Score
+
 DEFAULT_MAX_LENGTH = 2048  # tokens; all of Alpaca and MultiAlpaca fits, and a row of it fits every GPU
 DEFAULT_WARMUP = 0.03  # of the steps, as in QLoRA (arXiv 2305.14314, appendix B)
 GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
@@ -153,13 +155,14 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
     module = FineTuning(model, **settings, total_steps=total_steps, languages=instructions.languages)
 
-    def validate() -> dict[str, float]:
+    def validate() -> dict[str, Score]:
         validator.validate(module, instructions.val_dataloader(), verbose=False)
-        return module.validation_losses()
+        return module.validation
 
     before = validate()
-    if not all(math.isfinite(loss) for loss in before.values()):
-        raise InputError(f"--model {arguments['model']}: its loss is {before} before any training; it must be damaged")
+    losses = {language: score.mean_loss for language, score in before.items()}
+    if not all(math.isfinite(loss) for loss in losses.values()):
+        raise InputError(f"--model {arguments['model']}: its loss is {losses} before any training; it must be damaged")
     out = create_out(arguments["out"])
     write_config(out / "config.yaml", arguments)
     metrics = MetricsFile(out / "metrics.csv", instructions.languages)

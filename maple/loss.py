@@ -10,6 +10,8 @@ loss and at once their gradient, and the logits are gone: what is kept for the b
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -54,11 +56,56 @@ class HeadCrossEntropy(Function):
 
 
 def token_loss(model, batch: Batch) -> tuple[Tensor, int]:
-    """(sum of the losses of the supervised tokens, their number) of a packed batch.
+    """(sum of the losses of the supervised tokens, their number) of a packed batch."""
+    hidden, targets = _supervised(model, batch)
+    return HeadCrossEntropy.apply(hidden, model.get_output_embeddings(), targets), len(targets)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over validation samples; two of them add up."""
+
+    loss: float = 0.0  # of the supervised tokens
+    tokens: int = 0
+    matches: int = 0  # samples of which every supervised token was the likeliest
+    samples: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def mean_loss(self) -> float:
+        """Per supervised token."""
+        return self.loss / self.tokens
+
+    @property
+    def exact_match(self) -> float:
+        """Share of the samples that greedy decoding would answer to the letter.
+
+        Greedy decoding takes the likeliest token at each step, so as long as each was the expected one it has read what
+        the labels say: that all of them are likeliest given the expected answer so far, EOS included, is the same.
+        """
+        return self.matches / self.samples
+
+
+@torch.no_grad()
+def score(model, batch: Batch) -> Score:
+    """Loss and exact matches of a packed validation batch."""
+    hidden, targets = _supervised(model, batch)
+    head = model.get_output_embeddings()
+    loss = HeadCrossEntropy.apply(hidden, head, targets)
+    wrong = torch.cat([head(chunk).argmax(dim=1) for chunk in hidden.split(CHUNK)]) != targets
+    # positions begin at 0 with each packed sample, so counting the zeros numbers the samples
+    owner = (batch["position_ids"] == 0).flatten().cumsum(0)[batch["labels"].flatten() != IGNORED]
+    samples, failed = owner.unique().numel(), owner[wrong].unique().numel()
+    return Score(loss.item(), len(targets), samples - failed, samples)
+
+
+def _supervised(model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(hidden states [N, hidden], the token expected after each [N]) where a packed batch is supervised.
 
     The model sees neither an attention mask nor a cache: with either, packed samples would see each other.
     """
     output = model.base_model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
     supervised = batch["labels"] != IGNORED
-    hidden, targets = output.last_hidden_state[supervised], batch["labels"][supervised]
-    return HeadCrossEntropy.apply(hidden, model.get_output_embeddings(), targets), len(targets)
+    return output.last_hidden_state[supervised], batch["labels"][supervised]

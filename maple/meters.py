@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from maple.loss import Score
+
 
 def printable(text: str) -> str:
     """Text of a data set or a model, safe in a terminal: no markup, no control characters but the line break."""
@@ -38,8 +40,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, languages: list[str]):
         self.file = path.open("w", newline="", encoding="utf-8")
-        columns = [*self.COLUMNS, *(f"val_loss/{language}" for language in languages)]
-        self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
+        measured = [f"{name}/{language}" for name in ("val_loss", "exact_match") for language in languages]
+        self.writer = csv.DictWriter(self.file, [*self.COLUMNS, *measured], lineterminator="\n")
         self.writer.writeheader()
 
     def write(self, row: dict[str, float]) -> None:
@@ -47,9 +49,11 @@ class MetricsFile:
         self.writer.writerow(row)
         self.file.flush()
 
-    def write_validation(self, step: int, losses: dict[str, float]) -> None:
-        """A row that holds the loss of each language."""
-        self.write({"step": step} | {f"val_loss/{language}": loss for language, loss in losses.items()})
+    def write_validation(self, step: int, scores: dict[str, Score]) -> None:
+        """A row that holds the loss and the exact match of each language."""
+        losses = {f"val_loss/{language}": score.mean_loss for language, score in scores.items()}
+        matches = {f"exact_match/{language}": score.exact_match for language, score in scores.items()}
+        self.write({"step": step} | losses | matches)
 
 
 class Meters(Callback):

@@ -11,7 +11,7 @@ from torch import Tensor
 from maple.data.packing import Batch
 from maple.errors import InputError
 from maple.lora import lora_parameters
-from maple.loss import token_loss
+from maple.loss import Score, score, token_loss
 
 
 class FineTuning(LightningModule):
@@ -39,7 +39,7 @@ class FineTuning(LightningModule):
         self.languages = languages
         self.window_loss, self.window_tokens = 0.0, 0  # of the micro-batches since the last optimizer step
         self.step_loss = self.step_lr = self.grad_norm = math.nan  # of the last optimizer step
-        self.validation: dict[str, list[float]] = {}  # language -> [sum of losses, supervised tokens]
+        self.validation: dict[str, Score] = {}  # of each language, in the last validation
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Sum of losses, times the number that Lightning is going to divide it by."""
@@ -81,16 +81,9 @@ class FineTuning(LightningModule):
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the sums of an earlier validation."""
-        self.validation = {language: [0.0, 0] for language in self.languages}
+        """Forget the scores of an earlier validation."""
+        self.validation = dict.fromkeys(self.languages, Score())
 
     def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
-        """Add to the sums of the language that the loader belongs to."""
-        loss, tokens = token_loss(self.model, batch)
-        sums = self.validation[self.languages[dataloader_idx]]
-        sums[0] += loss.item()
-        sums[1] += tokens
-
-    def validation_losses(self) -> dict[str, float]:
-        """Mean loss per supervised token of each language, of the last validation."""
-        return {language: loss / tokens for language, (loss, tokens) in self.validation.items()}
+        """Add to the score of the language that the loader belongs to."""
+        self.validation[self.languages[dataloader_idx]] += score(self.model, batch)

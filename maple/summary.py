@@ -16,6 +16,7 @@ from rich.table import Table
 
 from maple.data.instructions import Instructions
 from maple.lora import lora_parameters, parameter_counts
+from maple.loss import Score
 from maple.meters import Meters, printable
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")
@@ -76,7 +77,7 @@ class Sample(Callback):
 
 
 def collect(
-    arguments: dict, model, meters: Meters, before: dict[str, float], after: dict[str, float], out: Path
+    arguments: dict, model, meters: Meters, before: dict[str, Score], after: dict[str, Score], out: Path
 ) -> dict:
     """summary.json: written, and returned."""
     trainable, total = parameter_counts(model)
@@ -94,9 +95,12 @@ def collect(
         "tokens_per_second": meters.tokens / meters.seconds,
         "train_loss_first": meters.first_loss,
         "train_loss_last": meters.last_loss,
-        "val_loss_before": macro_mean(before),
-        "val_loss_after": macro_mean(after),
-        "val_loss_by_language": {lang: {"before": before[lang], "after": after[lang]} for lang in before},
+        "val_loss_before": macro_mean(before, "mean_loss"),
+        "val_loss_after": macro_mean(after, "mean_loss"),
+        "val_loss_by_language": by_language(before, after, "mean_loss"),
+        "exact_match_before": macro_mean(before, "exact_match"),
+        "exact_match_after": macro_mean(after, "exact_match"),
+        "exact_match_by_language": by_language(before, after, "exact_match"),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
     }
     partial = out / "summary.json.partial"
@@ -105,9 +109,14 @@ def collect(
     return record
 
 
-def macro_mean(losses: dict[str, float]) -> float:
+def macro_mean(scores: dict[str, Score], name: str) -> float:
     """Every language counts the same, however much of it there is."""
-    return sum(losses.values()) / len(losses)
+    return sum(getattr(score, name) for score in scores.values()) / len(scores)
+
+
+def by_language(before: dict[str, Score], after: dict[str, Score], name: str) -> dict[str, dict[str, float]]:
+    """{"es": {"before": 3.1, "after": 2.2}}."""
+    return {lang: {"before": getattr(before[lang], name), "after": getattr(after[lang], name)} for lang in before}
 
 
 def base_bytes(model) -> int:
@@ -126,14 +135,20 @@ def show_end(console: Console, record: dict, out: Path) -> None:
     cost.add_row("speed", f"{record['tokens_per_second']:,.0f} tokens/s")
     cost.add_row("peak memory", f"{record['peak_memory_bytes'] / 2**30:.2f} GiB")
     console.print(cost)
-    gain = Table(title="Validation loss", title_justify="left")
-    for column in ("language", "before", "after", "change"):
+    gain = Table(title="Validation", title_justify="left")
+    for column in ("language", "loss before", "after", "exact match before", "after"):
         gain.add_column(column, justify="left" if column == "language" else "right")
-    rows = {lang: (loss["before"], loss["after"]) for lang, loss in record["val_loss_by_language"].items()}
-    for language, (before, after) in (rows | {"mean": (record["val_loss_before"], record["val_loss_after"])}).items():
-        gain.add_row(language, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    for language, loss in record["val_loss_by_language"].items():
+        match = record["exact_match_by_language"][language]
+        gain.add_row(language, *_gain(loss["before"], loss["after"], match["before"], match["after"]))
+    losses = record["val_loss_before"], record["val_loss_after"]
+    gain.add_row("mean", *_gain(*losses, record["exact_match_before"], record["exact_match_after"]))
     console.print(gain)
     console.print(
         f"Before is the {record['bits']}-bit base alone: between 4, 8 and 16 bits it is the cost of quantisation."
     )
     console.print(f"Adapter: {printable(str(out / 'adapter'))}", soft_wrap=True)
+
+
+def _gain(loss_before: float, loss_after: float, match_before: float, match_after: float) -> tuple[str, ...]:
+    return f"{loss_before:.4f}", f"{loss_after:.4f}", f"{100 * match_before:.0f} %", f"{100 * match_after:.0f} %"

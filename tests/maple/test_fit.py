@@ -22,7 +22,8 @@ from maple.lora import lora_layers
 SUMMARY = [
     "model", "data", "rank", "bits", "alpha", "targets", "seed", "steps", "seconds", "trainable_parameters",
     "total_parameters", "trainable_percent", "base_bytes", "adapter_bytes", "peak_memory_bytes", "tokens_per_second",
-    "train_loss_first", "train_loss_last", "val_loss_before", "val_loss_after", "val_loss_by_language", "versions",
+    "train_loss_first", "train_loss_last", "val_loss_before", "val_loss_after", "val_loss_by_language",
+    "exact_match_before", "exact_match_after", "exact_match_by_language", "versions",
 ]
 # fmt: on
 SHORT = {"max_steps": 6, "lr": 5e-3, "rank": 4, "batch_tokens": 1024, "max_length": 512}
@@ -68,7 +69,9 @@ def test_both_languages_learn_at_every_bit_width(stories, data, tmp_path, bits, 
     assert float(rows[-1]["val_loss/pt"]) == summary["val_loss_by_language"]["pt"]["after"]
     assert all(float(row["grad_norm"]) > 0 and float(row["learning_rate"]) > 0 for row in rows[1:-1])
     printed = capsys.readouterr().out
-    assert all(words in printed for words in ("Validation loss", "es", "pt", "Adapter: run/adapter", "answered:"))
+    assert all(
+        words in printed for words in ("Validation", "exact match", "es", "pt", "Adapter: run/adapter", "answered:")
+    )
 
 
 def test_the_adapter_of_a_run_serves_ours_and_peft(stories, data):
