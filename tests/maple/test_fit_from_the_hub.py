@@ -1,0 +1,109 @@
+"""A whole run from names alone, in a process of its own, against a hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from maple.data.records import Record
+from maple.errors import InputError
+from maple.fit import fit
+from tests.fake_hub import COMMIT, FakeHub, Repository
+
+MODEL = "karpathy/stories260k"
+SHORT = ["--rank", "4", "--max-steps", "2", "--batch-tokens", "1024", "--language-cap", "200"]
+
+
+@pytest.fixture
+def served(stories, real):
+    """The real model and the real MultiAlpaca of Spanish and Portuguese, as the hub has them."""
+    model = {path.name: path.read_bytes() for path in stories.iterdir()}
+    data = {path.name: path.read_bytes() for path in (real / "instruct" / "multialpaca").iterdir()}
+    with FakeHub({MODEL: Repository(model), "datasets/DAMO-NLP-MT/multialpaca": Repository(data)}) as fake:
+        yield fake
+
+
+def run(hub, tmp_path, *argv):
+    folders = {"HF_HOME": str(tmp_path / "hub"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = os.environ | folders | {"HF_ENDPOINT": hub.url, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-m", "maple.fit", *argv]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def test_a_run_from_names_and_again_from_its_config_without_a_hub(served, tmp_path):
+    first = run(
+        served, tmp_path, "--model", MODEL, "--data", "multialpaca", "--languages", "pt,es", "--out", "one", *SHORT
+    )
+    assert first.returncode == 0, first.stderr
+    config = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())
+    assert (config["revision"], config["data"], config["languages"]) == (COMMIT, f"multialpaca@{COMMIT}", "pt,es")
+    adapter = json.loads((tmp_path / "one" / "adapter" / "adapter_config.json").read_text())
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == (MODEL, COMMIT)
+    served.__exit__()
+    second = run(served, tmp_path, "--config", "one/config.yaml", "--out", "two")
+    assert second.returncode == 0, second.stderr
+    weights = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_a_gated_model_ends_a_run_with_one_sentence_and_exit_code_2(served, tmp_path):
+    served.repositories[MODEL].status, served.repositories[MODEL].error_code = 403, "GatedRepo"
+    result = run(served, tmp_path, "--model", MODEL, "--data", "multialpaca", "--out", "run")
+    assert result.returncode == 2 and not (tmp_path / "run").exists()
+    (sentence,) = result.stderr.splitlines()
+    assert sentence == (
+        f"error: --model {MODEL}: the hub refuses access (403); accept its licence at "
+        f"https://huggingface.co/{MODEL} and set HF_TOKEN to a token of that account"
+    )
+
+
+@pytest.fixture
+def folder(stories, tmp_path, monkeypatch):
+    """Spanish to train on, Spanish and Turkish to validate on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, count in (("es", 40), ("es.validation", 3), ("tr.validation", 5)):
+        rows = [{"instruction": f"{name} {i}", "input": "", "output": f"{i}"} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_a_language_without_training_records_is_measured(stories, folder, capsys):
+    fit(model=str(stories), data=str(folder), rank=4, max_steps=2, batch_tokens=1024, out="run")
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert set(summary["val_loss_by_language"]) == {"es", "tr"}
+    rows = [line.split("│")[1:5] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    counts = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if row[0].strip() in ("es", "tr")}
+    assert counts["tr"][0] != "" and (folder / "run" / "adapter").exists()
+
+
+def test_all_of_the_training_file_is_trained_on_where_there_is_a_validation_file(stories, folder):
+    from transformers import AutoTokenizer
+
+    from maple.data.instructions import Instructions
+    from maple.data.sources import Source
+    from maple.data.tokens import Limits
+
+    record = [Record(f"{n}", "", f"{n}", f"f:{n}") for n in range(9)]
+    read = {"es": (record[:5], record[5:7]), "tr": ([], record[7:])}
+    instructions = Instructions(
+        Source("d", ["es", "tr"], read.__getitem__),
+        AutoTokenizer.from_pretrained(stories),
+        template="alpaca",
+        limits=Limits(512, 512),
+        batch_tokens=1024,
+        seed=0,
+        temperature=1.0,
+        english_share=None,
+        language_cap=None,
+        epochs=1,
+        micro_batches=None,
+    )
+    assert {la: list(indices) for la, indices in instructions.training.items()} == {"es": [0, 1, 2, 3, 4], "tr": []}
+    assert {la: list(indices) for la, indices in instructions.validation.items()} == {"es": [5, 6], "tr": [0, 1]}
+    assert instructions.batches.counts == {"es": 5, "tr": 0}
+    with pytest.raises(InputError, match="--data: tr: no record to train on"):
+        fit(model=str(stories), data=str(folder), languages="tr", rank=4, max_steps=1, out="run")
