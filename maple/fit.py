@@ -10,6 +10,7 @@ training begins. What a run leaves behind is listed in the README.
 from __future__ import annotations
 
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -281,9 +282,12 @@ def quieten() -> None:
     import warnings
 
     import datasets
+    import huggingface_hub
     import transformers
 
     datasets.disable_progress_bars()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()

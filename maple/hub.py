@@ -95,7 +95,7 @@ def _one_sentence(flag: str, page: str) -> Iterator[None]:
 
     try:
         yield
-    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # hf_xet, in Rust, raises the last two
+    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # hf_xet raises the last two
         raise InputError(f"{flag}: {_reason(error, page)}") from error
 
 
@@ -119,4 +119,4 @@ def _reason(error: Exception, page: str) -> str:
         return f"no name of a hub repository ({first_line(cause)})"
     if missing:
         return f"the hub cannot be reached, and no copy is cached ({first_line(cause)})"
-    return f"the download broke off, and nothing of the file was kept ({first_line(cause)}); run again"
+    return f"the download failed and nothing of the file was kept; run again once this is mended: {first_line(cause)}"

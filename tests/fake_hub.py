@@ -64,8 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
         if tree := TREE_URL.match(self.path):
             kind, name, revision = tree.groups()
             page, file = f"datasets/{name}" if kind == "datasets" else name, None
-        else:
-            page, revision, file = FILE_URL.match(self.path).groups()
+        elif found := FILE_URL.match(self.path):
+            page, revision, file = found.groups()
+        else:  # huggingface_hub asks for more than files now and then, and does without
+            return self.refuse(404, "")
         repository = self.hub.repositories.get(page)
         if repository is None:
             self.refuse(401, "RepoNotFound")

@@ -86,11 +86,11 @@ def read(name: str, folder: Path, language: str) -> list[Record]:
         raise InputError(
             f"{where}: the copy in the cache is damaged ({first_line(error)}); delete {path.resolve()} and run again"
         ) from error
-    return [to_record(row, f"{where}:{number}") for number, row in enumerate(rows, start=1) if _is_whole(row)]
+    return [to_record(row, f"{where}:{number}") for number, row in enumerate(rows, start=1) if not _is_empty(row)]
 
 
-def _is_whole(row: dict) -> bool:
-    return bool((row["instruction"] or "").strip()) and row["output"] is not None
+def _is_empty(row: dict) -> bool:
+    return not (row.get("instruction") or "").strip() or row.get("output", "") is None
 
 
 def _read_parquet(path: Path) -> list[dict]:

@@ -27,7 +27,7 @@ Files = dict[str, Path]  # "" and "validation" -> file
 
 @dataclass(frozen=True)
 class Source:
-    """The languages of a data set. They are read one by one: the records of a large set fill tens of gigabytes."""
+    """The languages of a data set. They are read one by one: those of Bactrian-X-22 fill gigabytes."""
 
     data: str  # the value of --data that gives the same records again
     languages: list[str]
