@@ -87,7 +87,7 @@ def fit(
     english_share: fraction of the records of an epoch that is English, 0 to 1; by default what the data has
     temperature: 1 keeps the languages' natural shares, larger flattens them: p ~ n^(1/temperature)
     language_cap: use at most this many records of each language
-    languages: codes of the languages to use, as de,sw; by default all of the data, 22 of Bactrian-X
+    languages: codes of the languages to use, as de,sw; by default all (of bactrian-x-22, which has 52, 22)
     template: prompt format; the adapter must be used with the same
     revision: branch, tag or commit of a hub id
     device: auto takes a GPU where there is one
