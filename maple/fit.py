@@ -10,14 +10,15 @@ training begins. What a run leaves behind is listed in the README.
 from __future__ import annotations
 
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from maple import cli
-from maple.data.records import find_files
+from maple.data.sources import check_data, open_source
 from maple.errors import InputError, first_line
-from maple.hub import check_model_name, model_folder
+from maple.hub import check_model_name, commit_of, model_folder
 from maple.outputs import check_out, create_out, write_config
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def fit(
     english_share: float | None = None,
     temperature: float = 1.0,
     language_cap: int | None = None,
+    languages: str | None = None,
     template: Literal["alpaca", "bactrian", "chat"] = "alpaca",
     revision: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -65,7 +67,7 @@ def fit(
     """Fine-tune a causal language model in 4, 8 or 16 bits with LoRA, on instructions in one or many languages.
 
     model: a folder with config.json and safetensors, or a hub id
-    data: a .jsonl file of {instruction, input, output}, or a folder of <lang>.jsonl
+    data: alpaca, multialpaca, bactrian-x-11, bactrian-x-22, tiny, tiny-half, tiny-en, a .jsonl file or a folder of them
     rank: of every LoRA pair, 8 to 128 in the MAPLE paper
     bits: of the frozen weights: 4 is NF4, 8 is int8 per row, 16 is the checkpoint as it is
     out: folder of the run; by default a fresh numbered one under runs/
@@ -87,6 +89,7 @@ def fit(
     english_share: fraction of the records of an epoch that is English, 0 to 1; by default what the data has
     temperature: 1 keeps the languages' natural shares, larger flattens them: p ~ n^(1/temperature)
     language_cap: use at most this many records of each language
+    languages: codes of the languages to use, as de,sw; by default all (of bactrian-x-22, which has 52, 22)
     template: prompt format; the adapter must be used with the same
     revision: branch, tag or commit of a hub id
     device: auto takes a GPU where there is one
@@ -97,11 +100,11 @@ def fit(
     arguments = dict(locals())
     check_ranges(arguments)
     check_model_name(model)
-    files = find_files(data)
+    check_data(data, languages)
     check_out(out)
     if logger == "tensorboard" and find_spec("tensorboard") is None:
         raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
-    run(arguments, files)
+    run(arguments)
 
 
 def check_ranges(arguments: dict) -> None:
@@ -128,7 +131,7 @@ def check_ranges(arguments: dict) -> None:
         raise InputError("; ".join(wrong))
 
 
-def run(arguments: dict, files: dict[str, Path]) -> None:
+def run(arguments: dict) -> None:
     """Data, model, validation, training, validation, and what is left behind."""
     from lightning.pytorch import seed_everything
     from rich.console import Console
@@ -142,7 +145,8 @@ def run(arguments: dict, files: dict[str, Path]) -> None:
     console = Console(highlight=False)
     device, dtype = choose_device(arguments["device"], arguments["precision"])
     folder = model_folder(arguments["model"], arguments["revision"], weights=False)
-    tokenizer, instructions = read_data(arguments, files, folder)
+    arguments["revision"] = commit_of(arguments["model"], folder)
+    tokenizer, instructions = read_data(arguments, folder)
     summary.show_data(console, instructions)
     total_steps = math.ceil(len(instructions.batches) / arguments["accumulate"])
     if arguments["warmup_steps"] is None:
@@ -198,8 +202,8 @@ def make_trainer(arguments: dict, device, callbacks: list, out: Path | None = No
     )
 
 
-def read_data(arguments: dict, files: dict[str, Path], folder: Path):
-    """(tokenizer, Instructions) of a model folder and the data files."""
+def read_data(arguments: dict, folder: Path):
+    """(tokenizer, Instructions) of a model folder and --data."""
     from transformers import AutoTokenizer
 
     from maple.data.instructions import Instructions
@@ -222,8 +226,10 @@ def read_data(arguments: dict, files: dict[str, Path], folder: Path):
     except Exception as error:  # its files fail wherever its readers first stumble
         raise InputError(f"{folder}: its tokenizer cannot be used ({first_line(error)})") from error
     tokenizer.model_max_length = 10**9  # what is too long is cut here, counted and said; its warning would be noise
+    source = open_source(arguments["data"], arguments["languages"])
+    arguments["data"] = source.data
     instructions = Instructions(
-        files,
+        source,
         tokenizer,
         template=arguments["template"],
         limits=Limits(longest, window),
@@ -279,9 +285,12 @@ def quieten() -> None:
     import warnings
 
     import datasets
+    import huggingface_hub
     import transformers
 
     datasets.disable_progress_bars()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()

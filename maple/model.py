@@ -19,7 +19,7 @@ import kernels
 from kernels import Weight
 from maple import prequantized
 from maple.errors import InputError, first_line, nearest
-from maple.hub import model_folder
+from maple.hub import commit_of, model_folder
 from maple.lora import add_lora, match_targets
 from maple.quantized import Embedding16, QuantizedLinear
 from maple.shards import Shards
@@ -77,7 +77,7 @@ def load_model(
             raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
 
     _fill(model, shards, pack, device, dtype)
-    model.maple = {"model": name_or_path, "revision": revision, "bits": bits}
+    model.maple = {"model": name_or_path, "revision": commit_of(name_or_path, folder), "bits": bits}
     if rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_hub import FakeHub
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL = SHARED / "real"
 SEED = int(os.environ.get("MAPLE_TEST_SEED", secrets.randbelow(2**31)))
@@ -37,6 +39,23 @@ def real() -> Path:
 def stories(real) -> Path:
     """A real pre-trained Llama of 260,032 parameters, its MLP 172 wide."""
     return real / "models" / "stories260k"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine, empty, with a cache of its own; retries do not wait."""
+    from huggingface_hub import close_session, constants
+
+    with FakeHub() as fake:
+        # read from HF_ENDPOINT and HF_HOME when huggingface_hub was imported
+        monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+        template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        fake.cache = tmp_path / "hub"
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(fake.cache))
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        yield fake
+    close_session()
 
 
 def pytest_runtest_logreport(report):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -11,7 +9,7 @@ from torch.utils.data import DataLoader
 from maple.data.mixture import split
 from maple.data.packing import TrainingBatches, validation_batches
 from maple.data.prompts import check_template
-from maple.data.records import read_records
+from maple.data.sources import Source
 from maple.data.tokens import Limits, Samples, tokenize
 from maple.errors import InputError
 
@@ -21,7 +19,7 @@ class Instructions(LightningDataModule):
 
     def __init__(
         self,
-        files: dict[str, Path],
+        source: Source,
         tokenizer,
         *,
         template: str,
@@ -42,11 +40,16 @@ class Instructions(LightningDataModule):
             )
         self.limits, self.batch_tokens, self.pad = limits, batch_tokens, tokenizer.eos_token_id
         self.samples: dict[str, Samples] = {}
-        for language, path in files.items():
-            self.samples[language] = tokenize(language, path, read_records(path), template, tokenizer, limits)
-        splits = {language: split(len(samples), language) for language, samples in self.samples.items()}
-        self.training = {language: training for language, (training, _) in splits.items()}
-        self.validation = {language: validation for language, (_, validation) in splits.items()}
+        self.training: dict[str, np.ndarray] = {}  # indices of samples; empty where a language is only measured
+        self.validation: dict[str, np.ndarray] = {}
+        for language in source.languages:
+            training, validation = source.read(language)
+            if validation is None:
+                self.training[language], self.validation[language] = split(len(training), language)
+            else:
+                indices = np.arange(len(training) + len(validation))
+                self.training[language], self.validation[language] = np.split(indices, [len(training)])
+            self.samples[language] = tokenize(language, training + (validation or []), template, tokenizer, limits)
         self.batches = TrainingBatches(
             self.samples,
             self.training,

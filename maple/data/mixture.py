@@ -30,26 +30,29 @@ def epoch_counts(
 
     With n_l records of language l after the cap, its share is p_l ~ n_l^(1 / temperature) (arXiv 1911.02116, where
     1 / temperature is alpha): 1 is the natural mixture, larger is flatter. `english_share` fixes p_en and divides the
-    rest in those proportions. A language that gets more than it has repeats some, one that gets fewer leaves some out.
+    rest in those proportions. A language that gets more than it has repeats some, one that gets fewer leaves some out,
+    one that has none gets none: it is only measured.
     """
-    sizes = {language: min(size, language_cap or size) for language, size in sizes.items()}
-    weights = {language: size ** (1 / temperature) for language, size in sizes.items()}
-    if english_share is not None and not (english_share == 0 and "en" not in sizes):
-        if "en" not in sizes:
-            raise InputError(f"--english-share {english_share}: the data has no English, only {', '.join(sizes)}")
+    capped = {language: min(size, language_cap or size) for language, size in sizes.items() if size}
+    if not capped:
+        raise InputError(f"--data: {', '.join(sizes)}: no record to train on, only records to validate on")
+    weights = {language: size ** (1 / temperature) for language, size in capped.items()}
+    if english_share is not None and not (english_share == 0 and "en" not in capped):
+        if "en" not in capped:
+            raise InputError(f"--english-share {english_share}: the data has no English, only {', '.join(capped)}")
         others = sum(weight for language, weight in weights.items() if language != "en")
         if others == 0 and english_share < 1:
             raise InputError(f"--english-share {english_share}: the data has no language but English")
         rest = (1 - english_share) / others if others else 0
         weights = {language: weight * rest for language, weight in weights.items()} | {"en": english_share}
-    total, weight = sum(sizes.values()), sum(weights.values())
-    exact = {language: total * weights[language] / weight for language in sizes}
+    total, weight = sum(capped.values()), sum(weights.values())
+    exact = {language: total * weights[language] / weight for language in capped}
     counts = {language: int(share) for language, share in exact.items()}
     # largest remainders first, so that the counts add up
     by_remainder = sorted(exact, key=lambda language: (counts[language] - exact[language], language))
     for language in by_remainder[: total - sum(counts.values())]:
         counts[language] += 1
-    return counts
+    return {language: counts.get(language, 0) for language in sizes}
 
 
 def epoch_order(

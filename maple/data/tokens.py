@@ -34,10 +34,10 @@ class Limits:
 
 @dataclass
 class Samples:
-    """The tokenised records of one language, in the order of the file."""
+    """The tokenised records of one language, in their order."""
 
     language: str
-    table: Dataset  # input_ids, length, largest_id, prompt_length, line, truncated
+    table: Dataset  # input_ids, length, largest_id, prompt_length, truncated
 
     def __post_init__(self):
         # [:] reads a column at once; iterating over it would take a hundred times as long
@@ -62,16 +62,16 @@ class Samples:
         return int(self.lengths.sum() - self.table["prompt_length"][:].sum())
 
 
-def tokenize(language: str, path: Path, records: list[Record], template: str, tokenizer, limits: Limits) -> Samples:
+def tokenize(language: str, records: list[Record], template: str, tokenizer, limits: Limits) -> Samples:
     """Tokenise a language's records, or read them from the cache of an earlier run.
 
     Raises InputError with file and line for a sample of which nothing would be supervised.
     """
-    folder = _cache_folder(path, template, tokenizer, limits)
+    folder = _cache_folder(records, template, tokenizer, limits)
     table = _cached(folder)
     if table is None:
-        columns = {"input_ids": [], "length": [], "largest_id": [], "prompt_length": [], "line": [], "truncated": []}
-        for sample in _samples(path, records, template, tokenizer, limits):
+        columns = {"input_ids": [], "length": [], "largest_id": [], "prompt_length": [], "truncated": []}
+        for sample in _samples(records, template, tokenizer, limits):
             for column, value in zip(columns.values(), sample, strict=True):
                 column.append(value)
         table = Dataset.from_dict(columns)
@@ -80,8 +80,8 @@ def tokenize(language: str, path: Path, records: list[Record], template: str, to
 
 
 def _samples(
-    path: Path, records: list[Record], template: str, tokenizer, limits: Limits
-) -> Iterator[tuple[np.ndarray, int, int, int, int, bool]]:
+    records: list[Record], template: str, tokenizer, limits: Limits
+) -> Iterator[tuple[np.ndarray, int, int, int, bool]]:
     special = template != "chat"  # a chat template writes BOS itself: adding it again would make two
     for start in range(0, len(records), TOKENIZE_AT_ONCE):
         some = records[start : start + TOKENIZE_AT_ONCE]
@@ -97,9 +97,9 @@ def _samples(
                 answer = _first_turn(answer, tokenizer.eos_token_id)
             if answer[-1:] != [tokenizer.eos_token_id]:
                 answer = [*answer, tokenizer.eos_token_id]
-            ids, prompt_length = cut(prompt, answer, limits, tokenizer.bos_token_id, f"{path}:{record.line}")
+            ids, prompt_length = cut(prompt, answer, limits, tokenizer.bos_token_id, record.where)
             truncated = len(ids) < len(prompt) + len(answer)
-            yield np.array(ids, dtype=np.int32), len(ids), max(ids), prompt_length, record.line, truncated
+            yield np.array(ids, dtype=np.int32), len(ids), max(ids), prompt_length, truncated
 
 
 def _first_turn(answer: list[int], eos: int) -> list[int]:
@@ -128,11 +128,14 @@ def cut(prompt: list[int], answer: list[int], limits: Limits, bos: int | None, w
     return ids, len(prompt)
 
 
-def _cache_folder(path: Path, template: str, tokenizer, limits: Limits) -> Path:
+def _cache_folder(records: list[Record], template: str, tokenizer, limits: Limits) -> Path:
     """Named by a hash of everything the tokens depend on."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    content = hashlib.sha256()
+    for record in records:
+        content.update(json.dumps([record.instruction, record.input, record.output]).encode())
     parts = [
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        content.hexdigest(),
         template_text(template, tokenizer),
         tokenizer.backend_tokenizer.to_str(),
         [tokenizer.bos_token_id, tokenizer.eos_token_id, limits.max_length, limits.window],

@@ -38,6 +38,18 @@ def test_a_share_of_english_needs_english_and_others():
         epoch_counts({"en": 5}, english_share=0.1)
 
 
+def test_a_language_without_records_to_train_on_is_left_out_and_counts_as_absent():
+    assert epoch_counts({"es": 8, "tr": 0, "en": 2}) == {"es": 8, "tr": 0, "en": 2}
+    assert epoch_counts({"es": 8, "tr": 0}, temperature=1e9, language_cap=5) == {"es": 5, "tr": 0}
+    assert epoch_counts({"es": 8, "en": 0}, english_share=0) == {"es": 8, "en": 0}
+    order = epoch_order({"es": np.arange(3), "tr": np.arange(0)}, {"es": 3, "tr": 0}, None, seed=0, epoch=0)
+    assert sorted(order) == [("es", 0), ("es", 1), ("es", 2)]
+    with pytest.raises(InputError, match="the data has no English, only es"):
+        epoch_counts({"es": 8, "en": 0}, english_share=0.5)
+    with pytest.raises(InputError, match="--data: tr, th: no record to train on"):
+        epoch_counts({"tr": 0, "th": 0})
+
+
 def test_a_capped_language_keeps_the_same_records_in_every_epoch_and_a_small_one_repeats():
     training = {"en": np.arange(1000), "sw": np.arange(10)}
     counts = {"en": 20, "sw": 25}

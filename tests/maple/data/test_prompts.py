@@ -8,7 +8,7 @@ from maple.data.prompts import check_template, render
 from maple.data.records import Record
 from maple.errors import InputError
 
-WITH, WITHOUT = Record("Do {input} it.", "with {instruction}", "Done.", 1), Record("Do it.", "", "Done.", 1)
+WITH, WITHOUT = Record("Do {input} it.", "with {instruction}", "Done.", "f:1"), Record("Do it.", "", "Done.", "f:1")
 
 
 def test_alpaca():

@@ -2,30 +2,23 @@
 
 import pytest
 
-from maple.data.records import UNDETERMINED, Record, find_files, read_records
+from maple.data.records import Record, read_records
 from maple.errors import InputError
 
 GOOD = b'{"instruction": "Say yes.", "input": null, "output": "yes"}\n'
 
 
 def test_the_real_multialpaca(real):
-    files = find_files(real / "instruct" / "multialpaca")
-    counts = {language: len(read_records(path)) for language, path in files.items()}
+    folder = real / "instruct" / "multialpaca"
+    counts = {language: len(read_records(folder / f"{language}.jsonl")) for language in ("es", "pt")}
     assert counts == {"es": 9958, "pt": 10825}
 
 
 def test_input_may_be_null_absent_or_text_and_blank_lines_are_passed_over(tmp_path):
     path = tmp_path / "sw.jsonl"
     path.write_bytes(GOOD + b'\n{"instruction": "a", "output": ""}\n{"instruction": "b", "input": "c", "output": "d"}')
-    expected = [Record("Say yes.", "", "yes", 1), Record("a", "", "", 3), Record("b", "c", "d", 4)]
-    assert read_records(path) == expected
-
-
-def test_the_language_is_the_name_of_the_file(tmp_path):
-    for name in ("sw.jsonl", "instructions.jsonl"):
-        (tmp_path / name).write_bytes(GOOD)
-    assert list(find_files(str(tmp_path / "sw.jsonl"))) == ["sw"]
-    assert list(find_files(str(tmp_path / "instructions.jsonl"))) == [UNDETERMINED]
+    expected = [("Say yes.", "", "yes", 1), ("a", "", "", 3), ("b", "c", "d", 4)]
+    assert read_records(path) == [Record(*texts, f"{path}:{line}") for *texts, line in expected]
 
 
 @pytest.mark.parametrize(
@@ -55,20 +48,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line, words):
         read_records(path)
 
 
-def test_files_and_folders_that_hold_no_data(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
+def test_a_file_without_records(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(InputError, match="no such file or folder"):
-        find_files(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="ends in"):
-        find_files(str(tmp_path / "notes.txt"))
-    with pytest.raises(InputError, match="is named by a language"):
-        find_files(str(tmp_path))
-    (tmp_path / "folder" / "de.jsonl").mkdir(parents=True)
-    with pytest.raises(InputError, match="not a file that can be read"):
-        find_files(str(tmp_path / "folder"))
     with pytest.raises(InputError, match="holds no record"):
         read_records(tmp_path / "empty.jsonl")
-    (tmp_path / "empty.jsonl").unlink()
-    with pytest.raises(InputError, match="has no <lang>"):
-        find_files(str(tmp_path))

@@ -1,5 +1,7 @@
 """What is supervised and what is cut, with two real tokenizers; and the cache."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -10,9 +12,9 @@ from maple.data.tokens import Limits, cut, tokenize
 from maple.errors import InputError
 
 RECORDS = [
-    Record('Traduce: "good morning".', "", "Buenos días.", 1),
-    Record("¿Qué es?", "Un perro.", "Es un animal </s> y nada más.", 2),
-    Record("Nada.", "", "", 3),
+    Record('Traduce: "good morning".', "", "Buenos días.", "f:1"),
+    Record("¿Qué es?", "Un perro.", "Es un animal </s> y nada más.", "f:2"),
+    Record("Nada.", "", "", "f:3"),
 ]
 WIDE = Limits(512, 512)
 
@@ -28,15 +30,13 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def run(tmp_path, tokenizer, records=RECORDS, limits=WIDE, template="alpaca"):
-    path = tmp_path / "es.jsonl"
-    path.write_text("content")
-    return tokenize("es", path, records, template, tokenizer, limits)
+def run(tokenizer, records=RECORDS, limits=WIDE, template="alpaca"):
+    return tokenize("es", records, template, tokenizer, limits)
 
 
 @pytest.mark.parametrize("template", ["alpaca", "bactrian"])
-def test_a_sample_is_bos_prompt_answer_eos(tmp_path, tokenizer, template):
-    samples = run(tmp_path, tokenizer, template=template)
+def test_a_sample_is_bos_prompt_answer_eos(tokenizer, template):
+    samples = run(tokenizer, template=template)
     for index, record in enumerate(RECORDS[:1] + RECORDS[2:]):
         ids, prompt_length = samples[index * 2]
         prompt = tokens.render(template, record, tokenizer)[0]
@@ -49,8 +49,8 @@ def test_a_sample_is_bos_prompt_answer_eos(tmp_path, tokenizer, template):
     assert samples.truncated_percent == 0
 
 
-def test_the_count_of_supervised_tokens(tmp_path, tokenizer):
-    samples = run(tmp_path, tokenizer)
+def test_the_count_of_supervised_tokens(tokenizer):
+    samples = run(tokenizer)
     assert samples.supervised == sum(len(samples[i][0]) - samples[i][1] for i in range(3))
     assert list(samples.lengths) == [len(samples[i][0]) for i in range(3)]
 
@@ -72,28 +72,32 @@ def test_a_prompt_that_fills_the_window_keeps_its_end_and_leaves_room_for_the_an
     assert cut(prompt[1:], [3, 2], Limits(10, 10), 1, "f:1") == ([*range(22, 30), 3, 2], 8)  # no BOS to keep
 
 
-def test_every_sample_of_the_real_data_fits_and_is_supervised(real, tmp_path):
+def test_every_sample_of_the_real_data_fits_and_is_supervised(real):
     tokenizer = AutoTokenizer.from_pretrained(real / "models/stories260k")
     path = real / "instruct/multialpaca/es.jsonl"
-    samples = tokenize("es", path, read_records(path)[:1000], "alpaca", tokenizer, WIDE)
+    samples = tokenize("es", read_records(path)[:1000], "alpaca", tokenizer, WIDE)
     prompts = samples.table["prompt_length"][:]
     assert samples.lengths.max() <= 512 and (prompts < samples.lengths).all()
     assert 5 < samples.truncated_percent < 30
 
 
-def test_the_second_time_comes_from_the_cache(tmp_path, tokenizer, monkeypatch, cache):
-    first = run(tmp_path, tokenizer)
+def test_the_second_time_comes_from_the_cache(tokenizer, monkeypatch, cache):
+    first = run(tokenizer)
     monkeypatch.setattr(tokens, "_samples", lambda *_: pytest.fail("tokenised again"))
-    second = run(tmp_path, tokenizer)
+    second = run(tokenizer)
     assert all(np.array_equal(first[i][0], second[i][0]) for i in range(3))
-    with pytest.raises(pytest.fail.Exception):  # anything that the tokens depend on makes another entry
-        run(tmp_path, tokenizer, limits=Limits(100, 512))
+    elsewhere = [replace(record, where="elsewhere") for record in RECORDS]
+    assert np.array_equal(run(tokenizer, elsewhere)[0][0], first[0][0])
+    others = [RECORDS[::-1], [replace(RECORDS[0], input="x"), *RECORDS[1:]]]
+    for changed in ({"limits": Limits(100, 512)}, *({"records": records} for records in others)):
+        with pytest.raises(pytest.fail.Exception):  # anything that the tokens depend on makes another entry
+            run(tokenizer, **changed)
     assert not list(cache.rglob("*.partial"))
 
 
-def test_a_damaged_cache_is_made_again(tmp_path, tokenizer, cache):
-    first = run(tmp_path, tokenizer)
+def test_a_damaged_cache_is_made_again(tokenizer, cache):
+    first = run(tokenizer)
     for file in cache.rglob("*.arrow"):
         file.write_bytes(b"damaged")
-    second = run(tmp_path, tokenizer)
+    second = run(tokenizer)
     assert np.array_equal(first[0][0], second[0][0])
