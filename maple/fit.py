@@ -1,7 +1,8 @@
 """Fine-tune a model with LoRA on instructions.
 
-    python -m maple.fit --model mistralai/Mistral-7B-v0.1 --data FOLDER --rank 32 --bits 4
-    python -m maple.fit --config configs/stories260k.yaml --bits 8 --out runs/eight
+    python -m maple.fit --rank 32 --bits 4
+    python -m maple.fit --model mistralai/Mistral-7B-v0.1 --data bactrian-x-22 --rank 32 --bits 4
+    python -m maple.fit --config configs/mistral-7b.yaml --bits 8 --out runs/eight
 
 Everything that can be wrong with flags, files and data is found before weights are read, and nothing is written before
 training begins. What a run leaves behind is listed in the README.
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from maple import cli
+from maple import cli, tiny
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError, first_line
 from maple.hub import check_model_name, commit_of, model_folder
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_LENGTH = 2048  # tokens; all of Alpaca and MultiAlpaca fits, and a row of it fits every GPU
 DEFAULT_WARMUP = 0.03  # of the steps, as in QLoRA (arXiv 2305.14314, appendix B)
+# Where a flag is not given: for models of billions of parameters, and for the embedded one of a million.
+RECIPE = {"lr": 2e-4, "epochs": 1, "batch_tokens": 8192}  # lr: QLoRA's for 7B and 13B
+TINY_RECIPE = {"lr": 5e-3, "epochs": 2, "batch_tokens": 2048}
 GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
 SAMPLE_TOKENS = 48  # of the answer shown at each validation
 
 
 def fit(
-    model: str,
-    data: str,
+    model: str = "tiny",
+    data: str = "tiny",
     rank: int = 32,
     bits: Literal[4, 8, 16] = 4,
     out: str | None = None,
@@ -44,12 +48,12 @@ def fit(
     targets: str = "all-linear",
     block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64,
     double_quant: bool = True,
-    lr: float = 2e-4,
+    lr: float | None = None,
     schedule: Literal["cosine", "constant"] = "cosine",
     warmup_steps: int | None = None,
     max_steps: int | None = None,
-    epochs: int = 1,
-    batch_tokens: int = 8192,
+    epochs: int | None = None,
+    batch_tokens: int | None = None,
     accumulate: int = 1,
     max_length: int | None = None,
     seed: int = 0,
@@ -66,8 +70,8 @@ def fit(
 ) -> None:
     """Fine-tune a causal language model in 4, 8 or 16 bits with LoRA, on instructions in one or many languages.
 
-    model: a folder with config.json and safetensors, or a hub id
-    data: alpaca, multialpaca, bactrian-x-11, bactrian-x-22, tiny, tiny-half, tiny-en, a .jsonl file or a folder of them
+    model: tiny (embedded), a folder with config.json and safetensors, or a hub id
+    data: tiny, tiny-half, tiny-en, alpaca, multialpaca, bactrian-x-11, bactrian-x-22, a .jsonl file or a folder of them
     rank: of every LoRA pair, 8 to 128 in the MAPLE paper
     bits: of the frozen weights: 4 is NF4, 8 is int8 per row, 16 is the checkpoint as it is
     out: folder of the run; by default a fresh numbered one under runs/
@@ -77,12 +81,12 @@ def fit(
     targets: all-linear, attention, qv, names like q_proj,v_proj, or a regular expression of module paths
     block_size: weights that share one absmax in NF4
     double_quant: quantise the absmax to 8 bits too (4.127 instead of 4.5 bits a weight at block size 64)
-    lr: peak learning rate of AdamW
+    lr: peak learning rate of AdamW; by default 2e-4, for the embedded model 5e-3
     schedule: after the warm-up
     warmup_steps: linear warm-up; by default 3 % of the steps
     max_steps: optimizer steps; by default as many as the epochs take
-    epochs: passes over the mixture of languages, where max-steps does not say otherwise
-    batch_tokens: tokens of one micro-batch, padding included
+    epochs: passes over the mixture of languages, where max-steps does not say otherwise; by default 1, for tiny 2
+    batch_tokens: tokens of one micro-batch, padding included; by default 8192, for the embedded model 2048
     accumulate: micro-batches to one optimizer step
     max_length: tokens of the longest sample; by default 2048, or the model's positions where they are fewer
     seed: of the LoRA initialisation, the order of the data and dropout
@@ -104,6 +108,9 @@ def fit(
     check_out(out)
     if logger == "tensorboard" and find_spec("tensorboard") is None:
         raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
+    for name, value in (TINY_RECIPE if model == tiny.NAME else RECIPE).items():
+        if arguments[name] is None:
+            arguments[name] = value
     run(arguments)
 
 

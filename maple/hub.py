@@ -1,4 +1,4 @@
-"""From a name to files on this disk: a folder as it is, a hub id downloaded without any pickle or code.
+"""From a name to files on this disk: the embedded model or a folder as it is, a hub id downloaded, no pickle, no code.
 
 A file in the cache is whole: huggingface_hub writes it under another name, compares its size with the announced one and
 renames it. A broken transfer it continues, five times without a new byte, then it gives up. What is cached at a commit
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from maple import tiny
 from maple.errors import InputError, first_line
 
 # What a model folder needs: its configuration, its tokenizer, its safetensors. Never *.bin, *.pt or *.py, nothing of
@@ -29,28 +30,30 @@ def looks_like_folder(name: str) -> bool:
 
 def check_model_name(name: str) -> None:
     """Raise InputError, before anything heavy is imported, for a folder that is not there or holds no model."""
-    if not looks_like_folder(name):
+    if name == tiny.NAME or not looks_like_folder(name):
         return
     folder = Path(name).expanduser()
     if folder.is_file():
         raise InputError(f"--model {name} is a file; give the folder that holds config.json and the safetensors")
     if not folder.is_dir():
-        raise InputError(f"--model {name}: there is no such folder, and it is no hub id of the form owner/name")
+        raise InputError(
+            f"--model {name}: there is no such folder, and it is no hub id of the form owner/name, nor {tiny.NAME!r}"
+        )
     if not (folder / "config.json").is_file():
         raise InputError(f"--model {name}: the folder has no config.json; give the folder that holds it")
 
 
 def model_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
-    """The folder of a model: `name` itself, or the snapshot of a hub id at `revision` (downloaded once, then cached).
+    """The folder of a model: the embedded one's, `name` itself, or the snapshot of a hub id at `revision`.
 
-    Without `weights` only its small files are fetched: enough to check everything else before gigabytes are.
-    Raises InputError where neither can be had.
+    A snapshot is downloaded once, then cached. Without `weights` only its small files are fetched: enough to check
+    everything else before gigabytes are. Raises InputError where neither can be had.
     """
     check_model_name(name)
     if looks_like_folder(name):
         if revision is not None:
-            raise InputError(f"--revision {revision}: {name} is a folder; a revision belongs to a hub id")
-        return Path(name).expanduser()
+            raise InputError(f"--revision {revision}: {name} is on this disk; a revision belongs to a hub id")
+        return tiny.BASE if name == tiny.NAME else Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
     flag = f"--model {name}"

@@ -1,0 +1,64 @@
+"""The instruction data sets `tiny`, `tiny-half` and `tiny-en`."""
+
+import pytest
+
+from maple.tiny.language import language
+from maple.tiny.records import SETS, TRAINING, VALIDATION, ZERO_SHOT, instructions
+from maple.tiny.text import SHARES
+from maple.tiny.world import PEOPLE, TRAINING_PEOPLE, VALIDATION_PEOPLE
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return instructions("tiny")
+
+
+def named(record, code, people):
+    """Whether a record names one of these people, in a language whose words stand apart."""
+    text = f"{record.instruction} {record.input} {record.output}".replace("'", " ").replace(".", " ").replace("?", " ")
+    return bool({language(code).names[person]["only"] for person in people} & set(text.split()))
+
+
+def test_the_sets_differ_in_the_languages_that_train_and_validate_on_the_same(tiny):
+    for name, trained in SETS.items():
+        records = instructions(name)
+        assert list(records) == [*TRAINING, *ZERO_SHOT]
+        assert [code for code, (training, _) in records.items() if training] == list(trained)
+        assert all(len(validation) == VALIDATION for _, validation in records.values())
+        for code, (training, validation) in records.items():
+            assert validation == tiny[code][1]
+            assert training in ([], tiny[code][0])
+
+
+def test_two_languages_are_only_in_the_base_and_one_is_nowhere():
+    assert [code in SHARES for code in ZERO_SHOT] == [True, True, False]
+    assert set(TRAINING) < set(SHARES)
+
+
+def test_training_is_unequal_and_in_the_order_of_the_base(tiny):
+    sizes = [len(training) for code, (training, _) in tiny.items() if code in TRAINING]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > 5 * sizes[-1]
+    assert sorted(TRAINING, key=SHARES.get, reverse=True) == list(TRAINING)
+
+
+@pytest.mark.parametrize("code", ["en", "es", "ar"])
+def test_people_of_validation_are_in_no_training_record(tiny, code):
+    training, validation = tiny[code]
+    assert not any(named(record, code, VALIDATION_PEOPLE) for record in training)
+    assert not any(named(record, code, TRAINING_PEOPLE) for record in validation)
+    assert sum(named(record, code, range(PEOPLE)) for record in training) > 0.9 * len(training)
+
+
+def test_the_answer_stands_in_the_passage_or_says_a_fact_of_it(tiny):
+    records = [record for record in tiny["en"][0] if record.instruction == language("en").repeat]
+    assert records
+    for record in records:
+        assert record.input.endswith(record.output)
+    short = [record for record in tiny["en"][0] if record.instruction.startswith("Where")]
+    assert short
+    for record in short:
+        assert record.output.removeprefix("In ").removesuffix(".") in record.input
+
+
+def test_the_records_are_the_same_at_every_call(tiny):
+    assert instructions("tiny") == tiny
