@@ -114,7 +114,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         for name, parameter in (("lora_A", layer.lora_a), ("lora_B", layer.lora_b)):
             key = f"{PREFIX}{path}.{name}.weight"
             if key not in tensors:
-                raise InputError(f"{folder / WEIGHTS}: {key} is missing, though {CONFIG} targets it")
+                raise InputError(f"{folder / WEIGHTS}: {key} is missing; is the adapter for another base?")
             tensor = tensors.pop(key)
             if tensor.shape != parameter.shape:
                 raise InputError(
@@ -126,7 +126,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
                 raise InputError(f"{folder / WEIGHTS}: {key} holds NaN or inf")
         layers[path] = layer
     if tensors:
-        raise InputError(f"{folder / WEIGHTS}: {sorted(tensors)[0]} is no LoRA weight of a layer that {CONFIG} targets")
+        raise InputError(
+            f"{folder / WEIGHTS}: {sorted(tensors)[0]} is no LoRA weight of a layer that {CONFIG} targets in this "
+            "model; is the adapter for another base?"
+        )
     for path, layer in lora_layers(model).items():
         model.set_submodule(path, layer.base)
     for path, layer in layers.items():
