@@ -5,7 +5,7 @@
     adapter_config.json         r, lora_alpha, use_rslora, target_modules, rank_pattern, alpha_pattern, ...
 
 What the adapter was trained with beyond that (bits, prompt template) stands in the metadata of the safetensors header,
-where PEFT and vLLM do not look.
+where PEFT and vLLM do not look; `origin.py` reads it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from maple.errors import InputError
 from maple.lora import LoRALinear, ends_with, linear_layers, lora_layers, match_targets
+from maple.origin import CONFIG, WEIGHTS, open_weights
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 HONOURED = {
@@ -115,7 +114,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         for name, parameter in (("lora_A", layer.lora_a), ("lora_B", layer.lora_b)):
             key = f"{PREFIX}{path}.{name}.weight"
             if key not in tensors:
-                raise InputError(f"{folder / WEIGHTS}: {key} is missing, though {CONFIG} targets it")
+                raise InputError(f"{folder / WEIGHTS}: {key} is missing; is the adapter for another base?")
             tensor = tensors.pop(key)
             if tensor.shape != parameter.shape:
                 raise InputError(
@@ -123,19 +122,18 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
                     "is the adapter for another base?"
                 )
             parameter.data.copy_(tensor)
+            if not parameter.isfinite().all():
+                raise InputError(f"{folder / WEIGHTS}: {key} holds NaN or inf")
         layers[path] = layer
     if tensors:
-        raise InputError(f"{folder / WEIGHTS}: {sorted(tensors)[0]} is no LoRA weight of a layer that {CONFIG} targets")
+        raise InputError(
+            f"{folder / WEIGHTS}: {sorted(tensors)[0]} is no LoRA weight of a layer that {CONFIG} targets in this "
+            "model; is the adapter for another base?"
+        )
     for path, layer in lora_layers(model).items():
         model.set_submodule(path, layer.base)
     for path, layer in layers.items():
         model.set_submodule(path, layer.train(model.training))
-
-
-def adapter_origin(folder: str | Path) -> dict:
-    """What our own metadata says of an adapter: model, revision, bits, template; empty for PEFT's own adapters."""
-    with _opened(Path(folder) / WEIGHTS) as file:
-        return json.loads((file.metadata() or {}).get("maple", "{}"))
 
 
 def _read_config(path: Path) -> dict:
@@ -209,15 +207,6 @@ def _pattern(patterns: dict | None, path: str, default):
     return default
 
 
-def _opened(path: Path):
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: the folder holds no adapter weights in safetensors") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
-
-
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    with _opened(path) as file:
+    with open_weights(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

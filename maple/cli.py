@@ -13,6 +13,7 @@ Exit codes: 0 done, 2 wrong input (one message on stderr, no traceback), 130 aft
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import signal
 import sys
@@ -36,6 +37,9 @@ def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
         function(**arguments)
     except InputError as error:
         leave(2, f"error: {error}")
+    except BrokenPipeError:  # whoever read our output has left, as `head` does: nothing remains to be said to anyone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its exit
+        sys.exit(1)
     except OSError as error:  # a file that may not be read, a name that is too long, a folder that is gone
         if error.filename is None:
             raise

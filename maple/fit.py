@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from maple import cli, tiny
 from maple.data.sources import check_data, open_source
-from maple.errors import InputError, first_line
+from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
 from maple.outputs import check_out, create_out, write_config
 
@@ -145,6 +145,7 @@ def run(arguments: dict) -> None:
 
     from maple import summary
     from maple.adapter import save_adapter
+    from maple.device import choose_device
     from maple.meters import Meters, MetricsFile
     from maple.module import FineTuning
 
@@ -211,11 +212,10 @@ def make_trainer(arguments: dict, device, callbacks: list, out: Path | None = No
 
 def read_data(arguments: dict, folder: Path):
     """(tokenizer, Instructions) of a model folder and --data."""
-    from transformers import AutoTokenizer
-
     from maple.data.instructions import Instructions
     from maple.data.tokens import Limits
     from maple.model import check_config, read_config
+    from maple.tokenizer import load_tokenizer
 
     check_config(folder, arguments["bits"])
     config = read_config(folder)
@@ -224,15 +224,7 @@ def read_data(arguments: dict, folder: Path):
     if longest > window:
         raise InputError(f"--max-length {longest} is more than the {window} positions of the model")
     arguments["max_length"] = longest
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"{folder}: neither tokenizer.json nor tokenizer.model is there")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if not tokenizer("maple", add_special_tokens=False)["input_ids"]:
-            raise ValueError("it makes no token of any text")
-    except Exception as error:  # its files fail wherever its readers first stumble
-        raise InputError(f"{folder}: its tokenizer cannot be used ({first_line(error)})") from error
-    tokenizer.model_max_length = 10**9  # what is too long is cut here, counted and said; its warning would be noise
+    tokenizer = load_tokenizer(folder)
     source = open_source(arguments["data"], arguments["languages"])
     arguments["data"] = source.data
     instructions = Instructions(
@@ -270,20 +262,6 @@ def enable_recompute(model: PreTrainedModel) -> None:
         model.activation_checkpointing_enable()
     else:
         model.gradient_checkpointing_enable()
-
-
-def choose_device(device: str, precision: str):
-    """(torch.device, torch.dtype) of the computation. Raises InputError for a GPU that is not there."""
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
-    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    if precision == "auto":
-        precision = (
-            "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        )
-    return chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 def quieten() -> None:

@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maple.loss import Score
+from maple.terminal import without_controls
 
 
 def printable(text: str) -> str:
-    """Text of a data set or a model, safe in a terminal: no markup, no control characters but the line break."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    """Text of a data set or a model, safe in a terminal: no markup, no control characters."""
+    return escape(without_controls(text))
 
 
 def memory_bytes(device: torch.device) -> int:

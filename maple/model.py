@@ -77,7 +77,8 @@ def load_model(
             raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
 
     _fill(model, shards, pack, device, dtype)
-    model.maple = {"model": name_or_path, "revision": commit_of(name_or_path, folder), "bits": bits}
+    nf4 = {"block_size": block_size, "double_quant": double_quant} if bits == 4 else {}
+    model.maple = {"model": name_or_path, "revision": commit_of(name_or_path, folder), "bits": bits, **nf4}
     if rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -39,6 +42,25 @@ def create_out(out: str | None) -> Path:
             return RUNS / f"{number:04d}"
         except FileExistsError:
             number += 1
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that is renamed to `out` at the end of the block: whatever stops it, no half folder is there.
+
+    Only what cannot be caught (a kill) leaves a hidden folder behind, beside `out` and named after it. Raises
+    InputError where the disk refuses.
+    """
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{out} could not be written ({error.strerror}); nothing is left of it") from error
+        raise
 
 
 def write_config(path: Path, arguments: dict) -> None:

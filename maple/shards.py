@@ -1,14 +1,20 @@
-"""A folder of safetensors, read one tensor at a time.
+"""A folder of safetensors, read and written one tensor at a time.
 
 One file is `model.safetensors`; several come with `model.safetensors.index.json`, whose `weight_map` names the file of
 each tensor. Everything the index says is checked against what lies there before a weight is read.
+
+A file is eight bytes with the length of its header, the header in JSON (for each tensor its dtype, shape and the
+offsets of its bytes), and the bytes one after the other.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -16,6 +22,8 @@ from maple.errors import InputError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+LARGEST = 4 * 10**9  # bytes of one file: FAT32 and some mirrors stop at 2^32
+HALVES = {torch.bfloat16: "BF16", torch.float16: "F16"}  # the 16-bit dtypes, and the format's names of them
 
 
 class Shards:
@@ -97,3 +105,47 @@ def _nothing_to_read(folder: Path) -> str:
     if pickled:
         return f"{folder}: {pickled[0]} is a pickle, which can run code when it is read; convert it to safetensors"
     return f"{folder}: neither {SINGLE} nor {INDEX} is there"
+
+
+def write_shards(
+    folder: Path, shapes: dict[str, list[int]], dtype: torch.dtype, get: Callable[[str], Tensor], largest: int = LARGEST
+) -> None:
+    """Write the tensors that `get` gives, each [*shapes[name]] of the 16-bit `dtype`, with never two in memory.
+
+    safetensors' own save_file would need all tensors of a file at once.
+    """
+    groups = _grouped({name: 2 * math.prod(shape) for name, shape in shapes.items()}, largest)
+    count = len(groups)
+    files = [SINGLE] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+    for file, names in zip(files, groups, strict=True):
+        _write_file(folder / file, {name: shapes[name] for name in names}, dtype, get)
+    if count > 1:
+        total = sum(2 * math.prod(shape) for shape in shapes.values())
+        weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _grouped(sizes: dict[str, int], largest: int) -> list[list[str]]:
+    """Names in their order, in groups of at most `largest` bytes; a tensor that is larger stands alone."""
+    groups, filled = [[]], 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > largest:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def _write_file(path: Path, shapes: dict[str, list[int]], dtype: torch.dtype, get: Callable[[str], Tensor]) -> None:
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": HALVES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned when the file is mapped
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in shapes:
+            file.write(get(name).contiguous().view(torch.uint8).numpy())

@@ -7,6 +7,8 @@ chat        the tokenizer's own chat template, the record as one user turn
 
 from __future__ import annotations
 
+import json
+
 from maple.data.records import Record
 from maple.errors import InputError, first_line
 
@@ -56,6 +58,49 @@ def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
     if record.instruction.strip() not in prompt or record.output.strip() not in full[len(prompt) :]:
         raise InputError("--template chat: the tokenizer's template leaves the text of the turns away")
     return prompt, full
+
+
+def prompt_ids(template: str, turns: list[str], tokenizer) -> list[int]:
+    """Token ids of what awaits an answer, as in training; the template `plain` adds nothing.
+
+    `turns` are the user's and the model's in alternation, the user's last. Only a chat template has room for more than
+    that last one. Raises InputError where the tokenizer's template fails.
+    """
+    if template == "plain":
+        return tokenizer(turns[-1])["input_ids"]
+    if template != "chat":
+        return tokenizer(render(template, Record(turns[-1], "", "", 0), tokenizer)[0])["input_ids"]
+    roles = ("user", "assistant")
+    messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        raise InputError(f"--template chat: the tokenizer's template fails ({first_line(error)})") from error
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def as_chat_template(template: str, tokenizer) -> str | None:
+    """Alpaca or Bactrian-X as a chat template (Jinja) of `tokenizer`, so that any program prompts as in training.
+
+    It sees the last user turn, since these formats have no others. A chat template must write BOS itself, and after it
+    some tokenizers want the space that they put before a text's first word: the first opening that gives the very
+    token ids of training is taken; None where none does.
+    """
+    before, after = TEMPLATES[template][0].split("{instruction}")
+    body = (
+        f"{{{{ {json.dumps(before)} + (messages | selectattr('role', 'equalto', 'user') | list | last).content "
+        f"+ {json.dumps(after)} }}}}"
+        "{% if messages[-1].role == 'assistant' %}{{ messages[-1].content + eos_token }}{% endif %}"
+    )
+    probe = "Traduce: ¿qué es esto? 你好"
+    expected = prompt_ids(template, [probe], tokenizer)
+    for opening in ("", "{{ bos_token }}", "{{ bos_token + ' ' }}"):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": probe}], chat_template=opening + body, tokenize=False
+        )
+        if tokenizer(text, add_special_tokens=False)["input_ids"] == expected:
+            return opening + body
+    return None
 
 
 def template_text(template: str, tokenizer) -> str:

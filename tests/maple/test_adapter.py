@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import maple
-from maple.adapter import adapter_origin
 from maple.errors import InputError
 from maple.lora import add_lora, lora_layers
+from maple.origin import adapter_origin
 from tests.maple.test_model import IDS, edit, saved
 
 peft = pytest.importorskip("peft", reason="needs the peers extra")
@@ -129,6 +129,7 @@ REFUSED = [
     (config(target_modules="(("), "target_modules is no regular expression"),
     (config(target_modules=["q_proj", "v_proj", "o_proj"]), "o_proj.lora_A.weight is missing"),
     (config(r=5), r"lora_A.weight is \[4, 64\], this model needs \[5, 64\]"),
+    (tensors(lambda t: t[A].fill_(float("nan"))), "q_proj.lora_A.weight holds NaN or inf"),
     (tensors(lambda t: t.pop(A)), "q_proj.lora_A.weight is missing"),
     (tensors(lambda t: t.update(extra=torch.ones(2))), "extra is no LoRA weight"),
     (lambda f: (f / "adapter_config.json").write_text("{,"), "not JSON"),

@@ -25,9 +25,9 @@ KINDS = {
 }  # fmt: skip
 
 
-def checkpoint(folder, kind, dtype=torch.bfloat16):
+def checkpoint(folder, kind, dtype=torch.bfloat16, **options):
     """A random Llama that transformers quantised with bitsandbytes and wrote; returns that model."""
-    saved(folder / "plain", dtype=dtype)
+    saved(folder / "plain", dtype=dtype, **options)
     config = BitsAndBytesConfig(**KINDS[kind])
     model = AutoModelForCausalLM.from_pretrained(
         folder / "plain", quantization_config=config, device_map="cpu", dtype=dtype

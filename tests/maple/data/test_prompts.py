@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer
 
-from maple.data.prompts import check_template, render
+from maple.data.prompts import as_chat_template, check_template, prompt_ids, render
 from maple.data.records import Record
 from maple.errors import InputError
 
@@ -69,3 +70,33 @@ def test_what_the_tokenizer_must_bring():
         check_template("alpaca", SimpleNamespace(eos_token_id=None))
     with pytest.raises(InputError, match="has no chat template"):
         check_template("chat", SimpleNamespace(eos_token_id=2, chat_template=None))
+
+
+def test_a_prompt_awaits_its_answer_as_in_training(real):
+    tokenizer = AutoTokenizer.from_pretrained(real / "tokenizers" / "mistral-7b-v0.1")
+    assert prompt_ids("plain", ["unseen", "x", "Hola"], tokenizer) == tokenizer("Hola")["input_ids"]
+    assert prompt_ids("alpaca", ["Do it."], tokenizer) == tokenizer(render("alpaca", WITHOUT, None)[0])["input_ids"]
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    ids = prompt_ids("chat", ["one", "two", "three"], tokenizer)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "<user>one<assistant>two<user>three"
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_alpaca_as_a_chat_template_has_the_bos_of_training(real, adds_bos):
+    tokenizer = AutoTokenizer.from_pretrained(real / "tokenizers" / "mistral-7b-v0.1", add_bos_token=adds_bos)
+    tokenizer.chat_template = as_chat_template("alpaca", tokenizer)
+    found = tokenizer.apply_chat_template([{"role": "user", "content": "Do it."}])["input_ids"]
+    assert found == prompt_ids("alpaca", ["Do it."], tokenizer)
+    assert (found[0] == tokenizer.bos_token_id) == adds_bos
+
+
+def test_a_tokenizer_that_no_chat_template_can_serve():
+    class Odd:
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": [9, *text.encode(), 9] if add_special_tokens else list(text.encode())}
+
+        def apply_chat_template(self, messages, chat_template, tokenize):
+            return messages[0]["content"]
+
+    assert as_chat_template("alpaca", Odd()) is None

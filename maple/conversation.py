@@ -1,0 +1,107 @@
+"""A conversation with a model: prompts that fit its window, answers as they are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
+
+from maple.data.prompts import prompt_ids
+from maple.errors import InputError
+from maple.tokenizer import check_vocabulary, stop_ids
+
+
+@dataclass
+class Conversation:
+    """A model, asked in one template; under a chat template it sees earlier turns, under any other only the last."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    max_tokens: int  # of one answer
+    temperature: float  # 0: the likeliest token
+    turns: list[str] = field(default_factory=list)  # the user's and the model's in alternation
+
+    def answer(self, text: str, write: Callable[[str], None]) -> str | None:
+        """Give the answer to `write` piece by piece; returns why it was cut, None where it ended by itself.
+
+        Raises InputError for a prompt that does not fit the model.
+        """
+        turns = [*self.turns, text] if self.template == "chat" else [text]
+        turns, ids = fitting(turns, self.template, self.tokenizer, self.model.config, self.max_tokens)
+        window, stop = self.model.config.max_position_embeddings, stop_ids(self.model, self.tokenizer)
+        room = min(self.max_tokens, window - len(ids))
+        prompt = torch.tensor([ids], device=self.model.device)
+        streamer = Streamer(self.tokenizer, write)
+        self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=room,
+            num_beams=1,
+            **({"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}),
+            eos_token_id=stop or None,
+            pad_token_id=0,  # one prompt at a time needs no padding, and generate would guess one with a warning
+            streamer=streamer,
+        )
+        self.turns = [*turns, streamer.text]
+        if streamer.ids[-1] in stop:
+            return None
+        return f"--max-tokens {room}" if room == self.max_tokens else f"the model's window of {window} tokens is full"
+
+
+def fitting(
+    turns: list[str], template: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, max_tokens: int
+) -> tuple[list[str], list[int]]:
+    """(turns, their token ids), the oldest left away until an answer of `max_tokens`, or half a window, fits.
+
+    Raises InputError where even the last turn leaves no room, or makes ids that the model does not have.
+    """
+    window = config.max_position_embeddings
+    room = min(max_tokens, window // 2)
+    while True:
+        ids = prompt_ids(template, turns, tokenizer)
+        if len(turns) == 1 or len(ids) + room <= window:
+            break
+        turns = turns[2:]
+    if not ids:
+        raise InputError("the tokenizer makes no token of this prompt")
+    if len(ids) >= window:
+        raise InputError(f"the prompt takes {len(ids)} tokens, which leaves no room in the model's window of {window}")
+    check_vocabulary(ids, config.vocab_size)
+    return turns, ids
+
+
+class Streamer(BaseStreamer):
+    """Text of an answer, handed on as soon as its characters are whole.
+
+    transformers' TextStreamer begins to decode anew at each line break, where a sentencepiece tokenizer then drops the
+    space that follows. Here all tokens are decoded each time, and what was not there before is new; a character whose
+    last bytes are still to come decodes to U+FFFD, and is held back.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
+        self.tokenizer, self.write = tokenizer, write
+        self.ids = None  # of the answer; None before the prompt, which comes first
+        self.text = ""
+        self.written = 0  # characters
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt [1, length] and then one id [1] at a time."""
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += value.flatten().tolist()
+        self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
+        self._write(self.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    def end(self) -> None:
+        """Hand on what was held back."""
+        self._write(self.text)
+
+    def _write(self, text: str) -> None:
+        if len(text) > self.written:
+            self.write(text[self.written :])
+            self.written = len(text)

@@ -1,0 +1,17 @@
+"""What a model runs on, and what it computes in."""
+
+import torch
+
+from maple.errors import InputError
+
+
+def choose_device(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype of the computation. Raises InputError for a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no GPU on this machine; use --device cpu")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if precision == "auto":
+        precision = (
+            "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        )
+    return chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

@@ -1,0 +1,38 @@
+"""The tokenizer of a model folder, and the tokens at which an answer ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from maple.errors import InputError, first_line
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that `folder` holds. Raises InputError where there is none or it makes no tokens."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"{folder}: neither tokenizer.json nor tokenizer.model is there")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not tokenizer("maple", add_special_tokens=False)["input_ids"]:
+            raise ValueError("it makes no token of any text")
+    except Exception as error:  # its files fail wherever its readers first stumble
+        raise InputError(f"{folder}: its tokenizer cannot be used ({first_line(error)})") from error
+    tokenizer.model_max_length = 10**9  # what is too long is cut or refused by us, and said; its warning would be noise
+    return tokenizer
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end an answer: those of the model's own settings, and the EOS that training puts behind each one."""
+    ids = model.generation_config.eos_token_id
+    ids = {*ids} if isinstance(ids, list) else {ids}
+    return sorted({*ids, tokenizer.eos_token_id} - {None})
+
+
+def check_vocabulary(ids: list[int], rows: int) -> None:
+    """Raise InputError for a token id beyond the rows of the model's embedding."""
+    if max(ids) >= rows:
+        raise InputError(
+            f"the tokenizer makes id {max(ids)}, the model's embedding has {rows} rows; is it that of another model?"
+        )
