@@ -51,8 +51,7 @@ def chat(
     """
     arguments = dict(locals())
     check_ranges(max_tokens, temperature, seed)
-    if prompt is not None:
-        check_prompt(prompt)
+    check_prompt(prompt)
     origin = find_origin(model, adapter)
     template = arguments["template"] = choose_template(template, origin, adapter)
     bits = arguments["bits"] = choose_bits(bits, origin)
@@ -75,8 +74,12 @@ def check_ranges(max_tokens: int, temperature: float, seed: int) -> None:
         raise InputError(f"--seed is {seed}, must be from 0 to 4294967295")
 
 
-def check_prompt(prompt: str) -> None:
-    """Refuse what is no text."""
+def check_prompt(prompt: str | None) -> None:
+    """Refuse what is no text, and no prompt where none can be typed."""
+    if prompt is None:
+        if sys.stdin is None:  # closed by whoever started us
+            raise InputError("there is no input to read prompts from; give --prompt")
+        return
     if not prompt.strip():
         raise InputError("--prompt is empty; leave it away to type prompts")
     try:

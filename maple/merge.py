@@ -86,10 +86,11 @@ def show_end(origin: Origin, base_bytes: int, merged: PreTrainedModel, served: b
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     trained = "as the adapter was trained on" if origin.bits else "as stored, since the adapter does not say its own"
     print(f"By merging: each weight is rounded once to {dtype}. The base counts in {origin.base_bits} bits, {trained}.")
-    print(f"Merged: {without_controls(str(out))}, {size / 1e6:,.1f} MB in {dtype}; the base alone, in those bits, was")
-    print(
-        f"{base_bytes / 1e6:,.1f} MB. It stays in 16 bits: packed into 4 again it would lose part of what was learned."
+    sizes = (
+        f"{size / 1e6:,.1f} MB in {dtype}, of a base that took {base_bytes / 1e6:,.1f} MB in {origin.base_bits} bits"
     )
+    print(f"Merged: {without_controls(str(out))}, {sizes}.")
+    print("It stays in 16 bits: packed into 4 again, it would lose part of what was learned.")
     if origin.template is None:
         print("The adapter does not name its prompt template; the tokenizer's chat template is that of the base.")
     elif served:

@@ -104,7 +104,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, origin: Origin, folder: 
     Returns whether it is.
     """
     for pattern in TOKENIZER_FILES:
-        for path in origin.folder.glob(pattern):
+        for path in filter(Path.is_file, origin.folder.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
     if origin.template not in TEMPLATES:
         return origin.template == "chat"

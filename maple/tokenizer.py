@@ -25,9 +25,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end an answer: those of the model's own settings, and the EOS that training puts behind each one."""
-    ids = model.generation_config.eos_token_id
-    ids = {*ids} if isinstance(ids, list) else {ids}
-    return sorted({*ids, tokenizer.eos_token_id} - {None})
+    eos = model.generation_config.eos_token_id
+    ids = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
+    if not all(isinstance(token, int | None) for token in ids):
+        raise InputError(f"generation_config.json: eos_token_id is {eos!r}; a token id or a list of them is needed")
+    return sorted({token for token in ids if token is not None})
 
 
 def check_vocabulary(ids: list[int], rows: int) -> None:

@@ -164,22 +164,17 @@ def test_each_line_of_a_pipe_is_a_prompt(stories):
     assert b"> " not in done.stdout and b"Ctrl" not in done.stderr
 
 
-def test_a_terminal(stories):
-    """Ctrl-D leaves with 0, Ctrl-C at the prompt with 130."""
-    for key, code in ((b"\x04", 0), (b"\x03", 130)):
-        ours, theirs = pty.openpty()
-        words = [sys.executable, "-m", "maple.chat", "--model", stories, "--max-tokens", "5"]
-        child = subprocess.Popen(
-            words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=lambda: os.login_tty(0), env=os.environ
-        )
-        os.close(theirs)
-        seen = read_until(ours, b"> ")
-        os.write(ours, b"Once upon a time\n")
-        seen = read_until(ours, b"> ")
-        assert b", there was" in seen
-        os.write(ours, key)
-        assert child.wait(timeout=300) == code
-        os.close(ours)
+def test_a_terminal_is_left_by_ctrl_d(stories):
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "maple.chat", "--model", stories, "--max-tokens", "5"]
+    child = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=lambda: os.login_tty(0))
+    os.close(theirs)
+    read_until(ours, b"> ")
+    os.write(ours, b"Once upon a time\n")
+    assert b", there was" in read_until(ours, b"> ")
+    os.write(ours, b"\x04")
+    assert child.wait(timeout=300) == 0
+    os.close(ours)
 
 
 def read_until(terminal, words):
@@ -215,7 +210,12 @@ def without(name):
     return lambda at: (at.model / name).unlink()
 
 
+def no_eos(at):
+    (at.model / "generation_config.json").write_text('{"eos_token_id": "x"}')
+
+
 REFUSED = [
+    (no_eos, "--model MODEL --prompt x", "generation_config.json: eos_token_id is 'x'; a token id"),
     (None, "", "give --model, or an --adapter that names its base"),
     (None, "--model MODEL --temperature -1", "--temperature is -1.0, must be at least 0"),
     (None, "--model MODEL --temperature nan", "--temperature is nan"),
@@ -275,6 +275,11 @@ def test_a_merged_or_chat_model_whose_template_is_gone(stories, tmp_path):
     edit(folder / "config.json", lambda c: c.update(maple={"template": "chat"}))
     with pytest.raises(InputError, match="this tokenizer has no chat template"):
         chat(model=str(folder), prompt="x")
+
+
+def test_a_closed_input(stories):
+    done = command("--model", stories, preexec_fn=lambda: os.close(0))
+    assert done.returncode == 2 and done.stderr == b"error: there is no input to read prompts from; give --prompt\n"
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_a_chat_template_that_was_trained_with_stays(base, tmp_path, capsys):
     text = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}<assistant>"
     folder = base()
     (folder / "chat_template.jinja").write_text(text)
+    (folder / "tokenizer_of_before").mkdir()  # is not copied
     merge(str(make_adapter(folder, tmp_path / "adapter", template="chat")), str(tmp_path / "merged"))
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == text
     assert "Its chat template is chat, as in training." in capsys.readouterr().out
