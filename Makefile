@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-REAL ?= ../shared/real
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup fit test faults study bench test-gpu bench-gpu lint
 
 help:
-	@echo "make fit        fine-tune a real 4-bit model on real instructions, on this machine"
+	@echo "make fit        fine-tune the embedded model in 4 bits on eight languages: a minute, no download of a model"
 	@echo "make test       units, peers and real data, on a CPU"
 	@echo "make bench      quantise, dequantise and linear beside bitsandbytes on this machine"
 	@echo "make lint       ruff and ruff-format"
@@ -15,19 +15,23 @@ help:
 
 # The stamp is newer than both files when the environment is up to date, so a second run starts at once.
 $(VENV)/ready: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): PyTorch, Lightning, transformers and the peers; a few minutes, once."
+	@echo "Setting up $(VENV), once; a few minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "maple needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers,dev,tensorboard]'
+	@echo "  1 of 2  PyTorch, the largest part"
+	@$(INSTALL) torch
+	@echo "  2 of 2  Lightning, transformers, and the peers to compare with"
+	@$(INSTALL) -e '.[peers,dev,tensorboard]'
 	@touch $@
 
 setup: $(VENV)/ready
 
 fit: setup
-	@test -d $(REAL)/models/stories260k || { echo "make fit needs a model folder: none is embedded yet, and $(REAL)/models/stories260k is not there. Use: python -m maple.fit --model NAME --data FILE.jsonl"; exit 2; }
-	$(BIN)/python -m maple.fit --config configs/stories260k.yaml --model $(REAL)/models/stories260k --data $(REAL)/instruct/multialpaca
+	@echo "Fine-tuning the embedded model (1.2 million parameters, 4 bits) on instructions in eight languages."
+	$(BIN)/python -m maple.fit
 
 test: setup
+	@echo "Testing everything beside the real peft, bitsandbytes and transformers: a few minutes."
 	$(BIN)/python -m pytest
 
 bench: setup

@@ -21,6 +21,7 @@ from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
 from maple.outputs import check_out, create_out, write_config
+from maple.terminal import without_controls
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,6 +141,8 @@ def check_ranges(arguments: dict) -> None:
 
 def run(arguments: dict) -> None:
     """Data, model, validation, training, validation, and what is left behind."""
+    names = without_controls(f"{arguments['model']} on {arguments['data']}")
+    print(f"Fine-tuning {names}; loading PyTorch, Lightning and transformers ...", flush=True)
     from lightning.pytorch import seed_everything
     from rich.console import Console
 

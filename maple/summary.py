@@ -147,7 +147,8 @@ def show_end(console: Console, record: dict, out: Path) -> None:
     console.print(
         f"Before is the {record['bits']}-bit base alone: between 4, 8 and 16 bits it is the cost of quantisation."
     )
-    console.print(f"Adapter: {printable(str(out / 'adapter'))}", soft_wrap=True)
+    adapter = printable(str(out / "adapter"))
+    console.print(f"Adapter: {adapter}\nTalk to it: python -m maple.chat --adapter {adapter}", soft_wrap=True)
 
 
 def _gain(loss_before: float, loss_after: float, match_before: float, match_after: float) -> tuple[str, ...]:

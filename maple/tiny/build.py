@@ -14,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,11 @@ from maple.data.prompts import TEMPLATES
 from maple.outputs import check_out, create_out
 from maple.tiny.language import Language, language
 from maple.tiny.text import SHARES, document, documents
-from maple.tiny.world import VALIDATION_PEOPLE, draw_scene
+from maple.tiny.world import KINDS, VALIDATION_PEOPLE, draw_scene
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from maple.data.packing import Batch
 
 VOCABULARY = 3072  # of it 256 bytes; a word of every language is one to three pieces
@@ -181,23 +184,36 @@ def copy_report(model, tokenizer) -> str:
 
 
 def copy_accuracy(model, tokenizer, lang: Language, probes: int) -> float:
-    """Share of questions that the base continues by the right answer, each after a passage that holds the fact.
+    """Share of questions, each after a passage that tells the fact, of which the base finds the right answer likeliest.
 
-    The people and facts are those of validation: none of them stands so in the plain text.
+    The choices are all values of the kind, 7 to 16 of them. The people and facts are those of validation: none of them
+    stands so in the plain text.
     """
-    import torch
-
     rng, right = random.Random(0), 0
     for _ in range(probes):
         facts = draw_scene(rng, VALIDATION_PEOPLE, kinds=2, in_text=False)
         asked = rng.choice(facts)
-        told = [lang.statements(fact)[0] for fact in facts] + [lang.question(asked)]
-        prompt = tokenizer("\n".join(told) + "\n")["input_ids"]
-        ids = tokenizer("\n".join([*told, lang.answer(asked)]))["input_ids"]
-        with torch.no_grad():
-            likeliest = model(torch.tensor([ids]), use_cache=False).logits[0].argmax(dim=1)
-        right += likeliest[len(prompt) - 1 : -1].tolist() == ids[len(prompt) :]
+        passage = "\n".join([*(lang.statements(fact)[0] for fact in facts), lang.question(asked)]) + "\n"
+        values = VALIDATION_PEOPLE if asked.kind == "friend" else range(KINDS[asked.kind])
+        answers = [lang.answer(replace(asked, value=value)) for value in values]
+        scores = log_likelihoods(model, tokenizer, passage, answers)
+        right += values[int(scores.argmax())] == asked.value
     return right / probes
+
+
+def log_likelihoods(model, tokenizer, passage: str, answers: list[str]) -> Tensor:
+    """log p(answer | passage) of each answer, [answers]."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from torch.nn.utils.rnn import pad_sequence
+
+    given = len(tokenizer(passage)["input_ids"])
+    texts = [torch.tensor(tokenizer(passage + answer)["input_ids"]) for answer in answers]
+    ids = pad_sequence(texts, batch_first=True)
+    labels = pad_sequence(texts, batch_first=True, padding_value=-100)[:, given:]
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits[:, given - 1 : -1]
+    return -cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(dim=1)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ Turkish and Thai are in the plain text of the base, but in no training instructi
 from __future__ import annotations
 
 import random
+from functools import cache
 
 from maple.data.records import Record
 from maple.tiny.language import Language, language
@@ -33,6 +34,7 @@ TASKS, SHARES = ("short", "sentence", "repeat"), (0.6, 0.25, 0.15)
 SEED = 2401_07598  # of the records; the seed of a run shuffles them, and changes none
 
 
+@cache  # asked for when a command line is checked, and again when its records are read
 def instructions(name: str) -> dict[str, tuple[list[Record], list[Record]]]:
     """language -> (training records, validation records) of a data set; no training records: measured only."""
     return {
