@@ -4,8 +4,9 @@
     sentence   the same, to be answered by the whole fact
     repeat     the last sentence of the passage, again
 
-What is asked stands in the passage and nowhere else, so an answer is read, not remembered. The people of the validation
-records are in no training record, and what is told of them is in no plain text (`world.py`).
+The passage is the record's input, or, half of the time, stands before the instruction and there is no input, as one
+would type it in a chat. What is asked stands in the passage and nowhere else, so an answer is read, not remembered. The
+people of the validation records are in no training record, and what is told of them is in no plain text (`world.py`).
 
 Three data sets carry the factors of a study of languages. All of them validate on eleven languages:
 
@@ -65,4 +66,7 @@ def _record(rng: random.Random, lang: Language, split: str, number: int) -> Reco
         instruction, output = lang.in_a_sentence(lang.question(asked)), lang.statements(asked)[0]
     else:
         instruction, output = lang.repeat, passage[-1]
-    return Record(instruction, lang.separator.join(passage), output, f"tiny {lang.code} {split} {number}")
+    where, told = f"tiny {lang.code} {split} {number}", lang.separator.join(passage)
+    if rng.random() < 0.5:
+        return Record(instruction, told, output, where)
+    return Record(told + lang.separator + instruction, "", output, where)

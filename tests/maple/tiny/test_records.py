@@ -50,14 +50,22 @@ def test_people_of_validation_are_in_no_training_record(tiny, code):
 
 
 def test_the_answer_stands_in_the_passage_or_says_a_fact_of_it(tiny):
-    records = [record for record in tiny["en"][0] if record.instruction == language("en").repeat]
-    assert records
-    for record in records:
-        assert record.input.endswith(record.output)
-    short = [record for record in tiny["en"][0] if record.instruction.startswith("Where")]
-    assert short
-    for record in short:
+    repeat, asked = language("en").repeat, "Where does "
+    repeats = [record for record in tiny["en"][0] if record.instruction.endswith(repeat)]
+    assert {bool(record.input) for record in repeats} == {True, False}
+    for record in repeats:
+        assert (record.input or record.instruction.removesuffix(f" {repeat}")).endswith(record.output)
+    places = [record for record in tiny["en"][0] if record.instruction.startswith(asked) and record.input]
+    assert places
+    for record in places:
         assert record.output.removeprefix("In ").removesuffix(".") in record.input
+
+
+def test_half_of_the_passages_are_the_input_and_half_stand_before_the_instruction(tiny):
+    for training, _ in tiny.values():
+        with_input = sum(bool(record.input) for record in training)
+        assert not training or 0.4 < with_input / len(training) < 0.6
+        assert all(len(record.instruction) > len(record.output) for record in training if not record.input)
 
 
 def test_the_records_are_the_same_at_every_call(tiny):
