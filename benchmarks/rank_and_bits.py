@@ -111,7 +111,7 @@ def plot(rows: list[dict[str, str]]) -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(GROUPS), figsize=(12, 3.4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(GROUPS), figsize=(12, 3.7), sharey=True, layout="constrained")
     for panel, (group, codes) in zip(panels, GROUPS.items(), strict=True):
         for shift, bits in zip(
             (0.94, 1.0, 1.06), BITS, strict=True
@@ -121,12 +121,14 @@ def plot(rows: list[dict[str, str]]) -> None:
             means, deviations = zip(*((100 * mean, 100 * deviation) for mean, deviation in points), strict=True)
             ranks = [rank * shift for rank in RANKS]
             panel.errorbar(ranks, means, deviations, marker="o", markersize=4, capsize=3, label=f"{bits} bits")
-        panel.set(title=f"{group}: {' '.join(codes)}", xlabel="LoRA rank", xscale="log", ylim=(-2, 102))
+        panel.set(title=f"{group}: {' '.join(codes)}", xlabel="LoRA rank", xscale="log")
         panel.set_xticks(RANKS, [str(rank) for rank in RANKS])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("exact match of the answers, %")
-    panels[0].legend(loc="lower right")
+    panels[0].set_ylim(bottom=-1)
+    panels[-1].legend(loc="upper left")
+    figure.suptitle(f"Answers right to the letter after one epoch, mean and standard deviation of {len(SEEDS)} seeds")
     figure.savefig(PICTURE, dpi=110)
 
 

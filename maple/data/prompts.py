@@ -69,7 +69,7 @@ def prompt_ids(template: str, turns: list[str], tokenizer) -> list[int]:
     if template == "plain":
         return tokenizer(turns[-1])["input_ids"]
     if template != "chat":
-        return tokenizer(render(template, Record(turns[-1], "", "", 0), tokenizer)[0])["input_ids"]
+        return tokenizer(render(template, Record(turns[-1], "", "", where=""), tokenizer)[0])["input_ids"]
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
     try:
