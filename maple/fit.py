@@ -105,7 +105,7 @@ def fit(
     """
     arguments = dict(locals())
     check_ranges(arguments)
-    check_model_name(model)
+    check_model_name(model, revision)
     check_data(data, languages)
     check_out(out)
     if logger == "tensorboard" and find_spec("tensorboard") is None:

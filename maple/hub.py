@@ -28,9 +28,13 @@ def looks_like_folder(name: str) -> bool:
     return name.startswith((".", "/", "~")) or Path(name).exists() or name.count("/") != 1
 
 
-def check_model_name(name: str) -> None:
+def check_model_name(name: str, revision: str | None = None) -> None:
     """Raise InputError, before anything heavy is imported, for a folder that is not there or holds no model."""
-    if name == tiny.NAME or not looks_like_folder(name):
+    if not looks_like_folder(name):
+        return
+    if revision is not None:
+        raise InputError(f"--revision {revision}: {name} is on this disk; a revision belongs to a hub id")
+    if name == tiny.NAME:
         return
     folder = Path(name).expanduser()
     if folder.is_file():
@@ -49,10 +53,8 @@ def model_folder(name: str, revision: str | None = None, weights: bool = True) -
     A snapshot is downloaded once, then cached. Without `weights` only its small files are fetched: enough to check
     everything else before gigabytes are. Raises InputError where neither can be had.
     """
-    check_model_name(name)
+    check_model_name(name, revision)
     if looks_like_folder(name):
-        if revision is not None:
-            raise InputError(f"--revision {revision}: {name} is on this disk; a revision belongs to a hub id")
         return tiny.BASE if name == tiny.NAME else Path(name).expanduser()
     from huggingface_hub import snapshot_download
 

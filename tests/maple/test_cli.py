@@ -150,6 +150,11 @@ WITHOUT_TORCH = textwrap.dedent("""
         (["--model", "./nowhere", "--data", "d"], 2, "no such folder"),
         (["--model", "a/b", "--data", "./nowhere.jsonl"], 2, "no such file or folder"),
         (["--model", "a/b", "--data", __file__], 2, "ends in .jsonl"),
+        (["--revision", "v2"], 2, "--revision v2: tiny is on this disk"),
+        (["--data", "tinny"], 2, "did you mean 'tiny'?"),
+        (["--languages", "fr"], 2, "--languages fr: tiny has no 'fr'"),
+        (["--data", "multialpaca", "--languages", "en"], 2, "multialpaca has no 'en'; known: ar, de"),
+        (["--english-share", "1.5"], 2, "--english-share is 1.5, must be from 0 to 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
