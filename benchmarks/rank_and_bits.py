@@ -1,7 +1,7 @@
 """What rank and bit-width do to the languages of the embedded world, and what they cost: 36 fits, a table, a picture.
 
     python -m benchmarks.rank_and_bits
-    python -m benchmarks.rank_and_bits --plot        # only the table and the picture, of the results that are there
+    python -m benchmarks.rank_and_bits --show        # only the table and the picture, of the results that are there
 
 Each fit is `python -m maple.fit --rank R --bits B --seed S` in a process of its own, so that its peak of memory is its
 own; its summary goes to rank_and_bits.csv, beside this file, and a cell that stands there is not run again.
@@ -9,6 +9,7 @@ own; its summary goes to rank_and_bits.csv, beside this file, and a cell that st
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -39,7 +40,9 @@ COLUMNS = [*CELL, *COST, *(f"{m} {g}" for g in GROUPS for m in MEASURES), "devic
 
 def main() -> None:
     """Run what is missing, then show all."""
-    if "--plot" not in sys.argv:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rank_and_bits", description=__doc__.splitlines()[0])
+    parser.add_argument("--show", action="store_true", help="only the table and the picture of the results so far")
+    if not parser.parse_args().show:
         done = {tuple(int(row[name]) for name in CELL) for row in read()}
         for cell in product(BITS, RANKS, SEEDS):
             if cell not in done:
@@ -54,7 +57,7 @@ def run(bits: int, rank: int, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         flags = ["--bits", str(bits), "--rank", str(rank), "--seed", str(seed), "--out", str(out)]
-        subprocess.run([sys.executable, "-m", "maple.fit", *flags], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "maple.fit", *flags], check=True, stdout=subprocess.DEVNULL)
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     row = {"bits": bits, "rank": rank, "seed": seed, **{name: summary[name] for name in COST}}
     for group, codes in GROUPS.items():
@@ -66,7 +69,7 @@ def run(bits: int, rank: int, seed: int) -> dict[str, object]:
 
 
 def append(row: dict[str, object]) -> None:
-    """Write a row; two of these programs may share the work, so each row is one write."""
+    """Write a row, so that what has been measured stays measured."""
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if file.tell() == 0:
@@ -117,10 +120,10 @@ def plot(rows: list[dict[str, str]]) -> None:
             (0.94, 1.0, 1.06), BITS, strict=True
         ):  # side by side, so that the bars can be told apart
             cells = {rank: [r for r in rows if (r["bits"], r["rank"]) == (str(bits), str(rank))] for rank in RANKS}
-            points = [spread(some, f"match after {group}") for some in cells.values()]
-            means, deviations = zip(*((100 * mean, 100 * deviation) for mean, deviation in points), strict=True)
-            ranks = [rank * shift for rank in RANKS]
-            panel.errorbar(ranks, means, deviations, marker="o", markersize=4, capsize=3, label=f"{bits} bits")
+            points = [(rank * shift, *spread(some, f"match after {group}")) for rank, some in cells.items() if some]
+            ranks, means, deviations = ([point[i] for point in points] for i in range(3))
+            percent = [100 * mean for mean in means], [100 * deviation for deviation in deviations]
+            panel.errorbar(ranks, *percent, marker="o", markersize=4, capsize=3, label=f"{bits} bits")
         panel.set(title=f"{group}: {' '.join(codes)}", xlabel="LoRA rank", xscale="log")
         panel.set_xticks(RANKS, [str(rank) for rank in RANKS])
         panel.minorticks_off()

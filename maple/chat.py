@@ -38,7 +38,7 @@ def chat(
 ) -> None:
     """Talk to a model or an adapter in the terminal, a line a prompt, or ask it one thing with --prompt.
 
-    model: a folder or a hub id; may be left away where the adapter names its base
+    model: tiny, a folder or a hub id; may be left away where the adapter names its base
     adapter: folder of an adapter, ours or PEFT's; without one the model alone answers
     prompt: answer this and leave; only the answer goes to stdout
     template: prompt format; by default what the adapter or merged model was trained with, plain for any other model

@@ -41,7 +41,7 @@ class Conversation:
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=room,
             num_beams=1,
-            **({"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}),
+            **self._sampling(),
             eos_token_id=stop or None,
             pad_token_id=0,  # one prompt at a time needs no padding, and generate would guess one with a warning
             streamer=streamer,
@@ -50,6 +50,13 @@ class Conversation:
         if streamer.ids[-1] in stop:
             return None
         return f"--max-tokens {room}" if room == self.max_tokens else f"the model's window of {window} tokens is full"
+
+    def _sampling(self) -> dict:
+        """What is asked for and nothing else: a checkpoint's own top-k, top-p and repetition penalty do not act."""
+        if not self.temperature:
+            return {"do_sample": False, "repetition_penalty": 1.0}
+        distribution = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0}
+        return {"do_sample": True, "repetition_penalty": 1.0, **distribution}
 
 
 def fitting(

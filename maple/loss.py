@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy
 
 from maple.data.packing import IGNORED, Batch
 from maple.quantized import QuantizedLinear
@@ -92,13 +93,17 @@ class Score:
 def score(model, batch: Batch) -> Score:
     """Loss and exact matches of a packed validation batch."""
     hidden, targets = _supervised(model, batch)
-    head = model.get_output_embeddings()
-    loss = HeadCrossEntropy.apply(hidden, head, targets)
-    wrong = torch.cat([head(chunk).argmax(dim=1) for chunk in hidden.split(CHUNK)]) != targets
+    head, loss, wrong = model.get_output_embeddings(), 0.0, []
+    for chunk, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        logits = head(chunk)
+        loss += cross_entropy(
+            logits.to(torch.promote_types(logits.dtype, torch.float32)), target, reduction="sum"
+        ).item()
+        wrong.append(logits.argmax(dim=1) != target)
     # positions begin at 0 with each packed sample, so counting the zeros numbers the samples
     owner = (batch["position_ids"] == 0).flatten().cumsum(0)[batch["labels"].flatten() != IGNORED]
-    samples, failed = owner.unique().numel(), owner[wrong].unique().numel()
-    return Score(loss.item(), len(targets), samples - failed, samples)
+    samples, failed = owner.unique().numel(), owner[torch.cat(wrong)].unique().numel()
+    return Score(loss, len(targets), samples - failed, samples)
 
 
 def _supervised(model, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def merge(adapter: str, out: str, model: str | None = None) -> None:
 
     adapter: folder of an adapter, ours or PEFT's
     out: new folder for the merged model: weights, tokenizer, chat template, EOS
-    model: the base, a folder or a hub id; may be left away where the adapter names it
+    model: the base, tiny, a folder or a hub id; may be left away where the adapter names it
     """
     check_out(out)
     origin = find_origin(model, adapter)

@@ -45,7 +45,7 @@ def load_model(
 ) -> PreTrainedModel:
     """A transformers causal LM with frozen linear layers in `bits` bits and LoRA of `rank` beside those of `targets`.
 
-    name_or_path   a folder with config.json and safetensors, or a hub id (at `revision`)
+    name_or_path   tiny (embedded), a folder with config.json and safetensors, or a hub id (at `revision`)
     bits           4 (NF4, `block_size`, `double_quant`), 8 (int8 per row), 16 (as the checkpoint stores them)
     rank, alpha    0: no LoRA; alpha None: the rank
     dtype          what the model computes in: float32 on a CPU, bfloat16 elsewhere. lm_head, embeddings and norms stay

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from maple.errors import InputError
-from maple.hub import check_model_name, model_folder
+from maple.hub import check_model_name, looks_like_folder, model_folder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALLOWED = {
@@ -157,8 +157,9 @@ def _named_base(path: Path) -> tuple[str | None, str | None]:
 def _same(one: str, other: str) -> bool:
     """Whether two names can mean one model: a folder may have moved, and a hub id may have become a folder.
 
-    The last part of one must be a part of the other; the hub's cache calls owner/name models--owner--name.
+    Their last parts are the same, or one is a hub id and the other a folder of its copy in the hub's cache.
     """
-    tails = [Path(name).expanduser().resolve().name for name in (one, other)]
-    parts = [{part.rpartition("--")[2] for part in Path(name).expanduser().resolve().parts} for name in (one, other)]
-    return tails[0] in parts[1] or tails[1] in parts[0]
+    if Path(one).expanduser().resolve().name == Path(other).expanduser().resolve().name:
+        return True
+    pairs = ((one, other), (other, one))
+    return any(f"models--{a.replace('/', '--')}" in Path(b).parts for a, b in pairs if not looks_like_folder(a))

@@ -58,7 +58,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         partial.rename(out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and str(error.filename or partial).startswith(str(partial)):
             raise InputError(f"{out} could not be written ({error.strerror}); nothing is left of it") from error
         raise
 

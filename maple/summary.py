@@ -54,6 +54,10 @@ def show_model(console: Console, model, arguments: dict) -> None:
     )
 
 
+# whatever else a checkpoint's generation_config.json asks for; one prompt at a time needs no padding
+GREEDY = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": 0}
+
+
 class Sample(Callback):
     """At each validation, while the model is on its device: its greedy answer to one prompt, and what was expected."""
 
@@ -66,7 +70,7 @@ class Sample(Callback):
         model = pl_module.model
         ids = torch.tensor(self.prompt.astype(np.int64)[None], device=pl_module.device)
         mask = torch.ones_like(ids)
-        found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, do_sample=False, pad_token_id=0)
+        found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, **GREEDY)
         self.console.print(f"[dim]A validation sample ({self.language}): ...{self._text(self.prompt, 120)}[/]")
         self.console.print(f"[dim]  expected:[/] {self._text(self.answer)}")
         self.console.print(f"[dim]  answered:[/] {self._text(found[0, ids.shape[1] :])}")

@@ -57,8 +57,13 @@ def test_the_recipe_of_the_embedded_model_is_what_fit_does_by_itself():
 def test_the_readme_names_every_file():
     readme = (ROOT / "README.md").read_text()
     files = [p for folder in ("maple", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
-    missing = [str(p.relative_to(ROOT)) for p in files if p.name != "__init__.py" and p.name not in readme]
-    assert not missing
+    names = [str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"]
+    assert not [name for name in names if name not in readme]
+
+
+def test_the_22_languages_of_the_recipe_are_those_of_the_data_set():
+    written = cli.parse(fit, ["--config", str(ROOT / "configs" / "mistral-7b.yaml")])
+    assert set(written["languages"].split(",")) == set(check_data("bactrian-x-22"))
 
 
 def test_every_verb_of_the_makefile_is_in_the_readme():

@@ -89,8 +89,10 @@ def read(name: str, folder: Path, language: str) -> list[Record]:
     return [to_record(row, f"{where}:{number}") for number, row in enumerate(rows, start=1) if not _is_empty(row)]
 
 
-def _is_empty(row: dict) -> bool:
-    return not (row.get("instruction") or "").strip() or row.get("output", "") is None
+def _is_empty(row: object) -> bool:
+    if not isinstance(row, dict):
+        return False  # no record at all: `to_record` says so
+    return row.get("instruction") is None or not str(row["instruction"]).strip() or row.get("output", "") is None
 
 
 def _read_parquet(path: Path) -> list[dict]:
@@ -101,7 +103,7 @@ def _read_parquet(path: Path) -> list[dict]:
 
 def _read_json_lines(path: Path) -> list[dict]:
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [json.loads(line) for line in file if line.strip()]
 
 
 def _read_json_list(path: Path) -> list[dict]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from maple.data.published import PUBLISHED, fetch, read
 from maple.data.records import Record, read_records
 from maple.errors import InputError, nearest
+from maple.tiny import records as tiny
 
 LANGUAGE = re.compile(r"[a-z]{2,3}")  # ISO 639-1, or 639-3 where there is no two-letter code
 UNDETERMINED = "und"  # ISO 639 for a text whose language is not known
-EMBEDDED = ("tiny", "tiny-half", "tiny-en")
 
 # (to train on, to validate on); None: some of the former are held out for it
 Records = tuple[list[Record], list[Record] | None]
@@ -41,7 +41,7 @@ def check_data(data: str, languages: str | None = None) -> list[str]:
         usual = list(PUBLISHED[name].languages)
         known = usual + list(PUBLISHED[name].more)
     else:
-        usual = known = list(_embedded(data) if data in EMBEDDED else find_files(data))
+        usual = known = list(tiny.LANGUAGES if data in tiny.SETS else find_files(data))
     return usual if languages is None else _choose(languages, known, data)
 
 
@@ -67,16 +67,10 @@ def open_source(data: str, languages: str | None = None) -> Source:
         pinned = folder.name == PUBLISHED[name].revision
         source = name if pinned else f"{name}@{folder.name}"
         return Source(source, codes, lambda language: (read(name, folder, language), None))
-    if data in EMBEDDED:
-        return Source(data, codes, _embedded(data).__getitem__)
+    if data in tiny.SETS:
+        return Source(data, codes, lambda language: tiny.instructions(data, language))
     files = find_files(data)
     return Source(data, codes, lambda language: _read_files(files[language]))
-
-
-def _embedded(name: str) -> dict[str, Records]:
-    from maple.tiny.records import instructions
-
-    return instructions(name)
 
 
 def find_files(data: str) -> dict[str, Files]:
@@ -107,7 +101,7 @@ def find_files(data: str) -> dict[str, Files]:
 def _not_there(data: str) -> str:
     if "/" in data or data.endswith(".jsonl") or data.startswith("~"):
         return "there is no such file or folder; give a .jsonl file or a folder of <lang>.jsonl"
-    return f"there is no such file or folder, nor a data set of that name{nearest(data, [*EMBEDDED, *PUBLISHED])}"
+    return f"there is no such file or folder, nor a data set of that name{nearest(data, [*tiny.SETS, *PUBLISHED])}"
 
 
 def _read_files(files: Files) -> Records:

@@ -2,8 +2,8 @@
 
     python -m maple.tiny.build --out maple/tiny/base
 
-The same command on the same machine and versions gives the same bytes. It leaves a folder in Hugging Face's layout,
-with `build.log`: the loss on the way, and how well the base copies a fact from its context at the end.
+The same command on the same machine and versions gives the same bytes, but for the seconds in `build.log`. It leaves a
+folder in Hugging Face's layout, with that log: the loss on the way, and how well the base copies from its context.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def build(out: str, steps: int = 9000, seed: int = 0) -> None:
     """Train the tokenizer and the base of the embedded world.
 
     out: folder to write, which must be empty or absent
-    steps: of pre-training, at most 2,048 tokens each
+    steps: of pre-training, 1,920 tokens each, padding included
     seed: of the weights and the text
     """
     check_out(out)

@@ -37,7 +37,7 @@ class Language:
         self.repeat: str = own["repeat"]  # the instruction to repeat the last sentence
 
     def statements(self, fact: Fact) -> list[str]:
-        """The fact, said in each of three ways."""
+        """The fact, said in each of three ways; in this world who reads books, or has them on the table, has them."""
         return [self._fill(template, fact) for template in self.kinds[fact.kind]["statements"]]
 
     def question(self, fact: Fact) -> str:

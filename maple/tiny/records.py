@@ -11,7 +11,7 @@ people of the validation records are in no training record, and what is told of 
 Three data sets carry the factors of a study of languages. All of them validate on eleven languages:
 
     tiny        trains on the eight of TRAINING, in unequal shares
-    tiny-half   on four of them, every script group and both ends of the shares among them
+    tiny-half   on four of them, in three scripts, both ends of the shares among them
     tiny-en     on English alone
 
 Turkish and Thai are in the plain text of the base, but in no training instructions; Italian is in neither.
@@ -20,7 +20,6 @@ Turkish and Thai are in the plain text of the base, but in no training instructi
 from __future__ import annotations
 
 import random
-from functools import cache
 
 from maple.data.records import Record
 from maple.tiny.language import Language, language
@@ -29,23 +28,17 @@ from maple.tiny.world import TRAINING_PEOPLE, VALIDATION_PEOPLE, draw_scene
 # Training records of a language: unequal, in the order of the shares of the plain text.
 TRAINING = {"en": 1500, "es": 900, "de": 750, "ru": 650, "zh": 500, "ar": 400, "hi": 300, "sw": 200}
 ZERO_SHOT = ("tr", "th", "it")
+LANGUAGES = (*TRAINING, *ZERO_SHOT)
 VALIDATION = 100  # records of each language; a share of 0.5 has a standard error of 0.05
 SETS = {"tiny": tuple(TRAINING), "tiny-half": ("en", "ru", "ar", "sw"), "tiny-en": ("en",)}
 TASKS, SHARES = ("short", "sentence", "repeat"), (0.6, 0.25, 0.15)
 SEED = 2401_07598  # of the records; the seed of a run shuffles them, and changes none
 
 
-@cache  # asked for when a command line is checked, and again when its records are read
-def instructions(name: str) -> dict[str, tuple[list[Record], list[Record]]]:
-    """language -> (training records, validation records) of a data set; no training records: measured only."""
-    return {
-        code: (_records(code, "training", TRAINING[code]) if code in SETS[name] else [], _validation(code))
-        for code in (*TRAINING, *ZERO_SHOT)
-    }
-
-
-def _validation(code: str) -> list[Record]:
-    return _records(code, "validation", VALIDATION)
+def instructions(name: str, code: str) -> tuple[list[Record], list[Record]]:
+    """(training records, validation records) of a language in a data set; no training records: measured only."""
+    training = _records(code, "training", TRAINING[code]) if code in SETS[name] else []
+    return training, _records(code, "validation", VALIDATION)
 
 
 def _records(code: str, split: str, count: int) -> list[Record]:

@@ -6,6 +6,9 @@ into one of eleven languages. What is held out is decided here, for every langua
     people 0..31    in the plain text that the base reads, and in the training instructions
     people 32..39   in the plain text, not in training instructions: validation asks for facts that the text lacks
     people 40..47   in neither: their very names are new at validation
+
+Of the people 32..39 the base reads most values and never those that validation asks for: what it may have remembered of
+them works against the right answer, which can only be read from the passage.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Fact:
 
     @property
     def in_text(self) -> bool:
-        """Whether plain text and training instructions may tell it; else it is kept for validation.
+        """Whether plain text and training instructions may tell it, of friends among those people; else it is held out.
 
         What is held out rotates with the person, so that every value is held out for some and told of others.
         """

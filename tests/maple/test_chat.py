@@ -52,7 +52,7 @@ def test_the_greedy_answer_is_that_of_transformers_and_peft(stories, tmp_path, c
     adapter = make_adapter(stories, tmp_path / "adapter", template=template)
     theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(stories), adapter)
     tokenizer = AutoTokenizer.from_pretrained(stories)
-    prompt = render(template, Record("Hola, ¿qué tal?", "", "", 0), tokenizer)[0]
+    prompt = render(template, Record("Hola, ¿qué tal?", "", "", where=""), tokenizer)[0]
     inputs = tokenizer(prompt, return_tensors="pt")
     found = theirs.generate(**inputs, max_new_tokens=40, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     out, err = ask(capsys, adapter=str(adapter))

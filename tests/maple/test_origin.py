@@ -50,6 +50,14 @@ def test_a_hub_id_may_have_become_a_folder(adapter, tmp_path, folder):
     assert origin.revision is None  # which a folder does not have
 
 
+def test_the_folder_one_stands_in_is_no_part_of_a_name(adapter, tmp_path, monkeypatch):
+    edit(adapter / "adapter_config.json", lambda c: c.update(base_model_name_or_path="mistralai/Mistral-7B"))
+    (tmp_path / "Mistral-7B").mkdir()
+    monkeypatch.chdir(tmp_path / "Mistral-7B")
+    with pytest.raises(InputError, match="is for the base mistralai/Mistral-7B, --model is tiny"):
+        find_origin("tiny", str(adapter))
+
+
 def test_another_base_is_refused_until_the_adapter_names_it(adapter, tmp_path):
     saved(tmp_path / "other")
     with pytest.raises(

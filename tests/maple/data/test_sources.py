@@ -3,18 +3,16 @@
 import gzip
 import io
 import json
-import sys
-from types import SimpleNamespace
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from maple.data.published import BACTRIAN_X, ELEVEN, OURS, PUBLISHED
-from maple.data.records import Record
-from maple.data.sources import EMBEDDED, UNDETERMINED, check_data, open_source
+from maple.data.sources import UNDETERMINED, check_data, open_source
 from maple.errors import InputError
 from maple.hub import COMMIT as FULL_HASH
+from maple.tiny.records import LANGUAGES, SETS, instructions
 from tests.fake_hub import COMMIT, Repository
 
 ROWS = [
@@ -110,7 +108,7 @@ def test_an_unknown_name_has_its_near_one_named(name, near):
 def test_a_name_that_is_near_nothing_lists_them_all():
     with pytest.raises(InputError) as error:
         check_data("x")
-    assert all(name in str(error.value) for name in [*PUBLISHED, *EMBEDDED]) and "\n" not in str(error.value)
+    assert all(name in str(error.value) for name in [*PUBLISHED, *SETS]) and "\n" not in str(error.value)
 
 
 def test_the_languages_of_the_published_sets():
@@ -144,17 +142,13 @@ def test_blanks_and_the_order_of_the_codes_do_not_matter():
     assert check_data("multialpaca", " vi , de") == check_data("multialpaca", "de,vi") == ["de", "vi"]
 
 
-def test_the_embedded_sets(monkeypatch):
-    record = Record("a", "", "b", "tiny:1")
-    sets = {name: {"en": ([record], [record]), "tr": ([], [record])} for name in EMBEDDED}
-    monkeypatch.setitem(sys.modules, "maple.tiny", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "maple.tiny.records", SimpleNamespace(instructions=sets.__getitem__))
-    for name in EMBEDDED:
+def test_the_embedded_sets():
+    for name in SETS:
         source = open_source(name)
-        assert source.languages == ["en", "tr"] and source.read("tr") == ([], [record])
+        assert source.languages == list(LANGUAGES) == check_data(name)
+        assert source.read("tr") == instructions(name, "tr") and source.read("tr")[0] == []
+        assert source.read("en")[0]
     assert open_source("tiny", "tr").languages == ["tr"]
-    with pytest.raises(InputError, match="tiny has no 'de'; known: en, tr"):
-        check_data("tiny", "de")
 
 
 # From the hub
