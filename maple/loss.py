@@ -95,10 +95,8 @@ def score(model, batch: Batch) -> Score:
     hidden, targets = _supervised(model, batch)
     head, loss, wrong = model.get_output_embeddings(), 0.0, []
     for chunk, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-        logits = head(chunk)
-        loss += cross_entropy(
-            logits.to(torch.promote_types(logits.dtype, torch.float32)), target, reduction="sum"
-        ).item()
+        logits = head(chunk).to(torch.promote_types(hidden.dtype, torch.float32))
+        loss += cross_entropy(logits, target, reduction="sum").item()
         wrong.append(logits.argmax(dim=1) != target)
     # positions begin at 0 with each packed sample, so counting the zeros numbers the samples
     owner = (batch["position_ids"] == 0).flatten().cumsum(0)[batch["labels"].flatten() != IGNORED]

@@ -114,6 +114,20 @@ def test_sampling_follows_the_seed(stories):
 
 
 @pytest.mark.parametrize(
+    ("temperature", "stored"), [(0.0, {"repetition_penalty": 9.0}), (1.0, {"top_k": 1, "top_p": 0.1})]
+)
+def test_what_a_checkpoint_prefers_does_not_act_on_what_was_asked_for(stories, temperature, stored):
+    talk = conversation(stories, "plain", temperature=temperature, max_tokens=40)
+    answers = []
+    for settings in ({}, stored):
+        talk.model.generation_config.update(**settings)
+        torch.manual_seed(1)
+        answers.append(pieces := [])
+        talk.answer("Once", pieces.append)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
     ("text", "window", "rows", "words"),
     [
         ("word " * 100, 64, 512, r"the prompt takes \d+ tokens, which leaves no room in the model's window of 64"),
