@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from maple import cli
+from maple.choices import Bits, Device, Precision, Template
 from maple.errors import InputError
 from maple.origin import Origin, find_origin
 from maple.terminal import without_controls
@@ -28,13 +29,13 @@ def chat(
     model: str | None = None,
     adapter: str | None = None,
     prompt: str | None = None,
-    template: Literal["alpaca", "bactrian", "chat", "plain"] | None = None,
-    bits: Literal[4, 8, 16] | None = None,
+    template: Literal[Template, "plain"] | None = None,
+    bits: Bits | None = None,
     max_tokens: int = 512,
     temperature: float = 0.0,
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Talk to a model or an adapter in the terminal, a line a prompt, or ask it one thing with --prompt.
 

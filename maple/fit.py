@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from maple import cli, tiny
+from maple.choices import Bits, BlockSize, Device, Precision, Template
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
@@ -43,13 +44,13 @@ def fit(
     model: str = "tiny",
     data: str = "tiny",
     rank: int = 32,
-    bits: Literal[4, 8, 16] = 4,
+    bits: Bits = 4,
     out: str | None = None,
     alpha: float | None = None,
     rslora: bool = False,
     dropout: float = 0.0,
     targets: str = "all-linear",
-    block_size: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64,
+    block_size: BlockSize = 64,
     double_quant: bool = True,
     lr: float | None = None,
     schedule: Literal["cosine", "constant"] = "cosine",
@@ -64,10 +65,10 @@ def fit(
     temperature: float = 1.0,
     language_cap: int | None = None,
     languages: str | None = None,
-    template: Literal["alpaca", "bactrian", "chat"] = "alpaca",
+    template: Template = "alpaca",
     revision: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     recompute: Literal["none", "layer"] = "none",
     logger: Literal["csv", "tensorboard"] = "csv",
 ) -> None:

@@ -145,3 +145,9 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     total = sum(module.out_features * module.in_features for module in packed)
     total += sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside)
     return sum(parameter.numel() for _, parameter in lora_parameters(model)), total
+
+
+def base_bytes(model) -> int:
+    """Bytes of everything frozen; a tied weight counts once."""
+    trained = {id(parameter) for _, parameter in lora_parameters(model)}
+    return sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in trained)

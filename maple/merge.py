@@ -56,6 +56,7 @@ def run(origin: Origin, adapter: str, out: Path) -> None:
 
     from maple import drift
     from maple.adapter import load_adapter
+    from maple.lora import base_bytes
     from maple.merged import write_merged
     from maple.model import check_config, load_model, read_config
     from maple.tokenizer import load_tokenizer
@@ -65,7 +66,7 @@ def run(origin: Origin, adapter: str, out: Path) -> None:
     config, tokenizer = read_config(origin.folder), load_tokenizer(origin.folder)
     prompts = drift.prompts(origin.template or "plain", tokenizer, config.max_position_embeddings, config.vocab_size)
     model = load_model(**origin.load_arguments(origin.base_bits), rank=0)
-    base_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    frozen = base_bytes(model)
     before = drift.logits(model, prompts)
     load_adapter(model, adapter)
     adapted = drift.logits(model, prompts)
@@ -77,18 +78,16 @@ def run(origin: Origin, adapter: str, out: Path) -> None:
         merged = load_model(partial.as_posix(), bits=16, rank=0)
         drifts["by merging"] = drift.compare(adapted, drift.logits(merged, prompts))
     Console().print(drift.table(drifts, sum(len(some) for some in adapted)))
-    show_end(origin, base_bytes, merged, served, out)
+    show_end(origin, frozen, merged, served, out)
 
 
-def show_end(origin: Origin, base_bytes: int, merged: PreTrainedModel, served: bool, out: Path) -> None:
+def show_end(origin: Origin, frozen: int, merged: PreTrainedModel, served: bool, out: Path) -> None:
     """What made the logits move, what the folder holds, and how it wants to be asked."""
     dtype = str(merged.config.dtype).removeprefix("torch.")
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     trained = "as the adapter was trained on" if origin.bits else "as stored, since the adapter does not say its own"
     print(f"By merging: each weight is rounded once to {dtype}. The base counts in {origin.base_bits} bits, {trained}.")
-    sizes = (
-        f"{size / 1e6:,.1f} MB in {dtype}, of a base that took {base_bytes / 1e6:,.1f} MB in {origin.base_bits} bits"
-    )
+    sizes = f"{size / 1e6:,.1f} MB in {dtype}, of a base that took {frozen / 1e6:,.1f} MB in {origin.base_bits} bits"
     print(f"Merged: {without_controls(str(out))}, {sizes}.")
     print("It stays in 16 bits: packed into 4 again, it would lose part of what was learned.")
     if origin.template is None:

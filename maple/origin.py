@@ -12,18 +12,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from safetensors import SafetensorError, safe_open
 
+from maple.choices import Bits, BlockSize, Template
 from maple.errors import InputError
 from maple.hub import check_model_name, looks_like_folder, model_folder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALLOWED = {
-    "bits": (4, 8, 16),
-    "block_size": (32, 64, 128, 256, 512, 1024, 2048, 4096),
+    "bits": get_args(Bits),
+    "block_size": get_args(BlockSize),
     "double_quant": (True, False),
-    "template": ("alpaca", "bactrian", "chat"),
+    "template": get_args(Template),
 }
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maple.data.instructions import Instructions
-from maple.lora import lora_parameters, parameter_counts
+from maple.lora import base_bytes, lora_parameters, parameter_counts
 from maple.loss import Score
 from maple.meters import Meters, printable
 
@@ -121,12 +121,6 @@ def macro_mean(scores: dict[str, Score], name: str) -> float:
 def by_language(before: dict[str, Score], after: dict[str, Score], name: str) -> dict[str, dict[str, float]]:
     """{"es": {"before": 3.1, "after": 2.2}}."""
     return {lang: {"before": getattr(before[lang], name), "after": getattr(after[lang], name)} for lang in before}
-
-
-def base_bytes(model) -> int:
-    """Bytes of everything frozen; a tied weight counts once."""
-    trained = {id(parameter) for _, parameter in lora_parameters(model)}
-    return sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in trained)
 
 
 def show_end(console: Console, record: dict, out: Path) -> None:

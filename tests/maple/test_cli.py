@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 import textwrap
+import typing
 from typing import Literal
 
 import pytest
@@ -193,3 +194,12 @@ def test_every_flag_of_fit_has_its_help():
     text = cli.build_parser(fit).format_help()
     flags = [name.replace("_", "-") for name in inspect.signature(fit).parameters]
     assert all(f"--{flag} " in text for flag in flags)
+
+
+def test_choices_that_are_written_without_torch_are_those_of_the_code():
+    from kernels.packed import BLOCK_SIZES
+    from maple import choices
+    from maple.data.prompts import TEMPLATES
+
+    assert typing.get_args(choices.BlockSize) == tuple(BLOCK_SIZES)
+    assert typing.get_args(choices.Template) == (*TEMPLATES, "chat")
