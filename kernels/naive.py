@@ -5,6 +5,8 @@
     linear      y = x W^T + bias, rows of W dequantised a cache-sized chunk at a time
     LoRA        y = x W^T + bias + scaling * (dropout(x) A^T) B^T (arXiv 2106.09685), its gradients by hand
 
+`gpu.py` has the same functions in Triton; `ops.py` checks what goes in and tells autograd which is whose gradient.
+
 The bytes are those of bitsandbytes 0.50; where its CPU and CUDA paths differ, its CPU path. Nothing here keeps a
 float32 copy of a whole weight: everything runs over chunks, in one reused buffer.
 """
@@ -12,12 +14,10 @@ float32 copy of a whole weight: everything runs over chunks, in one reused buffe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from kernels.packed import NESTED_BLOCK_SIZE, Int8Weight, NF4Weight, Weight
 
@@ -240,7 +240,7 @@ def _int8_rows(w: Int8Weight) -> Iterator[tuple[int, int, Tensor]]:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def _product(x: Tensor, w: Weight, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, w: Weight, bias: Tensor | None) -> Tensor:
     """y = x W^T + bias for x [M, in] -> [M, out] in the dtype of x; each chunk of rows of W makes columns of y."""
     y = torch.empty(x.shape[0], w.shape[0], dtype=x.dtype, device=x.device)
     for start, stop, rows in _rows(w, x.dtype):
@@ -248,28 +248,16 @@ def _product(x: Tensor, w: Weight, bias: Tensor | None) -> Tensor:
     return y if bias is None else y.add_(bias)
 
 
+def linear_grad_x(dy: Tensor, w: Weight) -> Tensor:
+    """dX = dY W for dY [M, out] -> [M, in]. The weight is frozen, so nothing of x is needed."""
+    return _add_product_transposed(torch.zeros(dy.shape[0], w.shape[1], dtype=dy.dtype, device=dy.device), dy, w)
+
+
 def _add_product_transposed(dx: Tensor, dy: Tensor, w: Weight) -> Tensor:
     """dX += dY W in place, for dY [M, out] and dX [M, in]: a sum over chunks of rows of W."""
     for start, stop, rows in _rows(w, dy.dtype):
         dx.addmm_(dy[:, start:stop], rows)
     return dx
-
-
-class Linear(Function):
-    """y = x W^T + bias, differentiable in x: dX = dY W. The weight is frozen, so nothing of x has to be kept."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, w: Weight, bias: Tensor | None) -> Tensor:
-        """Shapes: x [M, in] -> [M, out]."""
-        ctx.w = w
-        return _product(x, w, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor):
-        """Gradients for x, w, bias."""
-        dx = torch.zeros(dy.shape[0], ctx.w.shape[1], dtype=dy.dtype, device=dy.device)
-        return _add_product_transposed(dx, dy, ctx.w), None, None
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -322,52 +310,63 @@ def _dropped(x: Tensor, keep: Tensor | None, p: float) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-class LoRALinear(Function):
+def lora_linear(
+    x: Tensor,
+    ws: Sequence[Weight],
+    biases: Sequence[Tensor | None],
+    scalings: Sequence[float],
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    dropout: float,
+    seed: int | None,
+) -> tuple[list[Tensor], Tensor]:
     """Projections i = 1..g of one x [M, in], each with its frozen W_i and its pair A_i [r_i, in], B_i [out_i, r_i].
 
-    Forward, with x' = dropout(x):
+    With x' = dropout(x):
 
         XA  = x' [A_1; ...; A_g]^T                      all ranks in one product: x is read once
         y_i = x W_i^T + bias_i + s_i XA_i B_i^T         added in place, no copy of the base output
 
-    Backward, from dY_i = dL/dy_i:
-
-        G_i  = s_i dY_i B_i                             [M, r_i], computed once, used by the next two lines
-        dA   = [G_1 ... G_g]^T x'
-        dX   = sum_i dY_i W_i + dropout'([G_1 ... G_g] [A_1; ...; A_g])
-        dB_i = s_i dY_i^T XA_i                          XA was saved: [M, r] is small beside [M, in]
+    Returns the y_i [M, out_i], and XA [M, r_1 + ... + r_g] for the backward pass.
     """
+    stacked_a = torch.cat([t.to(x.dtype) for t in a])
+    xa = _dropped(x, _keep(x, dropout, seed), dropout) @ stacked_a.T
+    ys = []
+    for w, bias, scaling, b_i, xa_i in zip(ws, biases, scalings, b, xa.split(_ranks(a), dim=1), strict=True):
+        ys.append(linear(x, w, bias).addmm_(xa_i, b_i.to(x.dtype).T, alpha=scaling))
+    return ys, xa
 
-    @staticmethod
-    def forward(ctx, x: Tensor, p: float, seed: int | None, ws: list, biases: list, scalings: list, *ab: Tensor):
-        """`ab` is A_1, ..., A_g, B_1, ..., B_g; returns y_1, ..., y_g."""
-        a, b = ab[: len(ws)], ab[len(ws) :]
-        stacked_a = torch.cat([t.to(x.dtype) for t in a])
-        xa = _dropped(x, _keep(x, p, seed), p) @ stacked_a.T
-        ranks = [t.shape[0] for t in a]
-        ys = []
-        for w, bias, scaling, b_i, xa_i in zip(ws, biases, scalings, b, xa.split(ranks, dim=1), strict=True):
-            ys.append(_product(x, w, bias).addmm_(xa_i, b_i.to(x.dtype).T, alpha=scaling))
-        ctx.save_for_backward(x, xa, *ab)
-        ctx.ws, ctx.scalings, ctx.dropout, ctx.ranks = ws, scalings, (p, seed), ranks
-        return tuple(ys)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *dys: Tensor):
-        """Gradients for x and for each A_i and B_i."""
-        x, xa, *ab = ctx.saved_tensors
-        a, b = ab[: len(ctx.ws)], ab[len(ctx.ws) :]
-        stacked_a = torch.cat([t.to(x.dtype) for t in a])
-        g = torch.cat([s * (dy @ b_i.to(x.dtype)) for s, dy, b_i in zip(ctx.scalings, dys, b, strict=True)], dim=1)
-        p, seed = ctx.dropout
-        keep = _keep(x, p, seed)
-        das = (g.T @ _dropped(x, keep, p)).split(ctx.ranks)
-        dbs = [s * (dy.T @ xa_i) for s, dy, xa_i in zip(ctx.scalings, dys, xa.split(ctx.ranks, dim=1), strict=True)]
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = _dropped(g @ stacked_a, keep, p)
-            for dy, w in zip(dys, ctx.ws, strict=True):
-                _add_product_transposed(dx, dy, w)
-        grads = [grad.to(t.dtype) for grad, t in zip([*das, *dbs], ab, strict=True)]
-        return dx, None, None, None, None, None, *grads
+def lora_linear_backward(
+    dys: Sequence[Tensor],
+    x: Tensor,
+    xa: Tensor,
+    ws: Sequence[Weight],
+    scalings: Sequence[float],
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    dropout: float,
+    seed: int | None,
+    needs_dx: bool,
+) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+    """From dY_i = dL/dy_i to (dX, dA of the stacked A, [dB_1, ...]), all in the dtype of x; dX None unless `needs_dx`.
+
+    G_i  = s_i dY_i B_i                             [M, r_i], computed once, used by the next two lines
+    dA   = [G_1 ... G_g]^T x'
+    dX   = sum_i dY_i W_i + dropout'([G_1 ... G_g] [A_1; ...; A_g])
+    dB_i = s_i dY_i^T XA_i                          XA was saved: [M, r] is small beside [M, in]
+    """
+    g = torch.cat([s * (dy @ b_i.to(x.dtype)) for s, dy, b_i in zip(scalings, dys, b, strict=True)], dim=1)
+    keep = _keep(x, dropout, seed)
+    da = g.T @ _dropped(x, keep, dropout)
+    dbs = [s * (dy.T @ xa_i) for s, dy, xa_i in zip(scalings, dys, xa.split(_ranks(a), dim=1), strict=True)]
+    dx = None
+    if needs_dx:
+        dx = _dropped(g @ torch.cat([t.to(x.dtype) for t in a]), keep, dropout)
+        for dy, w in zip(dys, ws, strict=True):
+            _add_product_transposed(dx, dy, w)
+    return dx, da, dbs
+
+
+def _ranks(a: Sequence[Tensor]) -> list[int]:
+    return [t.shape[0] for t in a]

@@ -1,19 +1,28 @@
-"""What is called: arguments checked, shapes flattened to matrices, a backend chosen, the operation run.
+"""What is called: arguments checked, shapes flattened to matrices, and the operators that autograd and compilers see.
 
-There is one backend in this tree, `naive.py`, for every device.
+    kernels.linear ... -> torch.ops.maple.linear ...              -> naive.linear or gpu.linear
+                          its gradient, an operator of its own    -> naive.linear_grad_x or gpu.linear_grad_x
+
+An operator is opaque to torch.compile, which needs only the shapes of its results: no graph breaks, and whatever is
+decided by device and shape is decided inside. A weight goes in as its tensors and a few numbers.
 """
 
-from __future__ import annotations
-
+import functools
+import importlib.util
+import os
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kernels import naive
-from kernels.packed import Weight, check_block_size
+from kernels.packed import Int8Weight, NF4Weight, Weight, check_block_size
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # a float8 weight has a scale beside it
+TRITON_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+FIELDS = 5  # of a weight: how many tensors, whether a bias follows, block_size, out, in
+OLDEST = (8, 0)  # compute capability (A100): what the kernels are compiled for in the tests, and has bfloat16
 
 
 def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: bool = False) -> Weight:
@@ -32,15 +41,24 @@ def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: 
     return naive.quantize_nf4(weight, block_size, double_quant)
 
 
+def dequantize(w: Weight, dtype: torch.dtype = torch.float32, backend: str | None = None) -> Tensor:
+    """A weight as floats [out, in] of `dtype`: products in float32, rounded once."""
+    _check_backend(backend)
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype is {dtype}; a weight is dequantised to {', '.join(map(str, FLOATS))}")
+    return torch.ops.maple.dequantize(*_flatten([w], [None]), dtype, backend or "")
+
+
 def linear(x: Tensor, w: Weight, bias: Tensor | None = None, backend: str | None = None) -> Tensor:
     """y = x W^T + bias: x [..., in] -> [..., out] in the dtype of x, differentiable in x.
 
-    `w` is a packed weight, or a plain float tensor [out, in] of any float dtype. Raises ValueError for shapes, dtypes
-    or devices that do not fit.
+    `w` is a packed weight, or a plain float tensor [out, in] of any float dtype. `backend` is "naive", "triton", or
+    None: Triton on a GPU, and on a CPU under TRITON_INTERPRET=1. Raises ValueError for shapes, dtypes or devices that
+    do not fit, and where "triton" cannot run.
     """
     _check_backend(backend)
     _check_x(x, w, bias)
-    y = naive.Linear.apply(x.reshape(-1, x.shape[-1]), w, bias)
+    y = torch.ops.maple.linear(x.reshape(-1, x.shape[-1]), *_flatten([w], [bias]), backend or "")
     return y.view(*x.shape[:-1], w.shape[0])
 
 
@@ -52,13 +70,14 @@ def lora_linear(
     scaling: float,
     bias: Tensor | None = None,
     dropout: float = 0.0,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """y = x W^T + bias + scaling * (dropout(x) A^T) B^T, differentiable in x, a and b.
 
     Shapes: x [..., in], w [out, in], a [r, in], b [out, r] -> [..., out]. With `dropout` the element (row, column) of x
-    is dropped by a hash of `seed`, row and column (naive.dropout_mask); the mask is never stored.
+    is dropped by a hash of `seed`, row and column (naive.dropout_mask); the mask is never stored. A seed that is a
+    tensor (0-d, on the CPU) need not be known when torch.compile traces the call.
     """
     return lora_linear_grouped(x, [w], [a], [b], [scaling], [bias], dropout, seed, backend)[0]
 
@@ -71,7 +90,7 @@ def lora_linear_grouped(
     scalings: Sequence[float],
     biases: Sequence[Tensor | None] | None = None,
     dropout: float = 0.0,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, ...]:
     """`lora_linear` for several projections of one x (q/k/v, gate/up), which is read once and shares one dropout mask.
@@ -89,36 +108,255 @@ def lora_linear_grouped(
         raise ValueError("dropout needs a seed: the mask is a hash of it")
     for w, bias, a_i, b_i in zip(ws, biases, a, b, strict=True):
         _check_x(x, w, bias)
-        _check_pair(w, a_i, b_i)
-    ys = naive.LoRALinear.apply(x.reshape(-1, x.shape[-1]), dropout, seed, list(ws), biases, list(scalings), *a, *b)
+        _check_pair(x, w, a_i, b_i)
+    if not isinstance(seed, Tensor):
+        seed = torch.tensor(0 if seed is None else seed, dtype=torch.int64)
+    rows = x.reshape(-1, x.shape[-1])
+    *ys, _ = torch.ops.maple.lora_linear(
+        rows, *_flatten(ws, biases), list(map(float, scalings)), list(a), list(b), dropout, seed, backend or ""
+    )
     return tuple(y.view(*x.shape[:-1], w.shape[0]) for y, w in zip(ys, ws, strict=True))
 
 
+# ------------------------------------------------------------------------------------------------------------------
+# The operators
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def _flatten(ws: Sequence[Weight], biases: Sequence[Tensor | None]) -> tuple[list[Tensor], list[int]]:
+    """Weights and biases as an operator takes them: their tensors, and FIELDS numbers for each weight."""
+    tensors, layout = [], []
+    for w, bias in zip(ws, biases, strict=True):
+        parts = [w] if isinstance(w, Tensor) else list(w.tensors().values())
+        tensors += parts if bias is None else [*parts, bias]
+        layout += [len(parts), bias is not None, w.block_size if isinstance(w, NF4Weight) else 0, *w.shape]
+    return tensors, layout
+
+
+def _unflatten(tensors: Sequence[Tensor], layout: Sequence[int]) -> tuple[list[Weight], list[Tensor | None]]:
+    ws, biases, tensors = [], [], iter(tensors)
+    for count, has_bias, block_size, out, columns in zip(*[iter(layout)] * FIELDS, strict=True):
+        parts = [next(tensors) for _ in range(count)]
+        if count == 1:
+            ws.append(parts[0])
+        elif block_size:
+            ws.append(NF4Weight(*parts[:2], (out, columns), block_size, *parts[2:]))
+        else:
+            ws.append(Int8Weight(*parts))
+        biases.append(next(tensors) if has_bias else None)
+    return ws, biases
+
+
+@torch.library.custom_op("maple::dequantize", mutates_args=())
+def _dequantize(tensors: Sequence[Tensor], layout: Sequence[int], dtype: torch.dtype, backend: str) -> Tensor:
+    ((w,), _) = _unflatten(tensors, layout)
+    return _backend(backend, w.device, dtype).dequantize(w, dtype)
+
+
+@_dequantize.register_fake
+def _(tensors, layout, dtype, backend):
+    return tensors[0].new_empty(layout[3:5], dtype=dtype)
+
+
+@torch.library.custom_op("maple::linear", mutates_args=())
+def _linear(x: Tensor, tensors: Sequence[Tensor], layout: Sequence[int], backend: str) -> Tensor:
+    ((w,), (bias,)) = _unflatten(tensors, layout)
+    return _backend(backend, x.device, x.dtype).linear(_rows(x), w, bias)
+
+
+@_linear.register_fake
+def _(x, tensors, layout, backend):
+    return x.new_empty(x.shape[0], layout[3])
+
+
+@torch.library.custom_op("maple::linear_grad_x", mutates_args=())
+def _linear_grad_x(dy: Tensor, tensors: Sequence[Tensor], layout: Sequence[int], backend: str) -> Tensor:
+    ((w,), _) = _unflatten(tensors, layout)
+    return _backend(backend, dy.device, dy.dtype).linear_grad_x(_rows(dy), w)
+
+
+@_linear_grad_x.register_fake
+def _(dy, tensors, layout, backend):
+    return dy.new_empty(dy.shape[0], layout[4])
+
+
+def _keep_linear(ctx, inputs, output):
+    _, tensors, ctx.layout, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _linear_backward(ctx, dy):
+    dx = torch.ops.maple.linear_grad_x(dy, list(ctx.saved_tensors), ctx.layout, ctx.backend)
+    return dx, [None] * len(ctx.saved_tensors), None, None
+
+
+_linear.register_autograd(_linear_backward, setup_context=_keep_linear)
+
+
+@torch.library.custom_op("maple::lora_linear", mutates_args=())
+def _lora_linear(
+    x: Tensor,
+    tensors: Sequence[Tensor],
+    layout: Sequence[int],
+    scalings: Sequence[float],
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    dropout: float,
+    seed: Tensor,
+    backend: str,
+) -> list[Tensor]:
+    """Returns y_1, ..., y_g and XA."""
+    ws, biases = _unflatten(tensors, layout)
+    module = _backend(backend, x.device, x.dtype)
+    ys, xa = module.lora_linear(_rows(x), ws, biases, scalings, a, b, dropout, seed.item())
+    return [*ys, xa]
+
+
+@_lora_linear.register_fake
+def _(x, tensors, layout, scalings, a, b, dropout, seed, backend):
+    widths = [*layout[3::FIELDS], sum(t.shape[0] for t in a)]
+    return [x.new_empty(x.shape[0], width) for width in widths]
+
+
+@torch.library.custom_op("maple::lora_linear_backward", mutates_args=())
+def _lora_linear_backward(
+    dys: Sequence[Tensor],
+    x: Tensor,
+    xa: Tensor,
+    tensors: Sequence[Tensor],
+    layout: Sequence[int],
+    scalings: Sequence[float],
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    dropout: float,
+    seed: Tensor,
+    needs_dx: bool,
+    backend: str,
+) -> list[Tensor]:
+    """Returns dA of the stacked A, dB_1, ..., dB_g and, with `needs_dx`, dX, all in the dtype of x."""
+    ws, _ = _unflatten(tensors, layout)
+    module = _backend(backend, x.device, x.dtype)
+    dx, da, dbs = module.lora_linear_backward(
+        [_rows(dy) for dy in dys], _rows(x), xa, ws, scalings, a, b, dropout, seed.item(), needs_dx
+    )
+    return [da, *dbs, *([dx] if needs_dx else [])]
+
+
+@_lora_linear_backward.register_fake
+def _(dys, x, xa, tensors, layout, scalings, a, b, dropout, seed, needs_dx, backend):
+    da = x.new_empty(xa.shape[1], x.shape[1])
+    return [da, *(x.new_empty(t.shape) for t in b), *([x.new_empty(x.shape)] if needs_dx else [])]
+
+
+def _keep_lora_linear(ctx, inputs, output):
+    x, tensors, ctx.layout, ctx.scalings, a, b, ctx.dropout, seed, ctx.backend = inputs
+    ctx.tensors = len(tensors)
+    ctx.save_for_backward(x, output[-1], seed, *tensors, *a, *b)
+
+
+def _lora_linear_grads(ctx, grads):
+    x, xa, seed, *rest = ctx.saved_tensors
+    tensors, rest = rest[: ctx.tensors], rest[ctx.tensors :]
+    a, b = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    needs_dx = ctx.needs_input_grad[0]
+    da, *dbs = torch.ops.maple.lora_linear_backward(
+        grads[:-1], x, xa, tensors, ctx.layout, ctx.scalings, a, b, ctx.dropout, seed, needs_dx, ctx.backend
+    )
+    dx = dbs.pop() if needs_dx else None
+    das = da.split([t.shape[0] for t in a])
+    das, dbs = ([grad.to(t.dtype) for grad, t in zip(*pair, strict=True)] for pair in ((das, a), (dbs, b)))
+    return dx, [None] * ctx.tensors, None, None, das, dbs, None, None, None
+
+
+_lora_linear.register_autograd(_lora_linear_grads, setup_context=_keep_lora_linear)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A matrix whose rows are neighbours in memory, as kernels read them."""
+    return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Which backend, and what does not fit
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in Python on CPU tensors, where a debugger can step through them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _backend(asked: str, device: torch.device, dtype: torch.dtype):
+    """The module whose functions run: `naive` or `gpu`."""
+    reason = _no_triton(device, dtype)
+    if asked == "triton" and reason:
+        raise ValueError(f"backend 'triton' cannot run here: {reason}")
+    if asked == "naive" or reason:
+        return naive
+    from kernels import gpu
+
+    return gpu
+
+
+def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in TRITON_FLOATS:
+        return f"x is {dtype}; the kernels take {', '.join(map(str, TRITON_FLOATS))}"
+    if device.type == "cpu" and not interpreting():
+        return "x lies on the CPU; there the kernels run only under TRITON_INTERPRET=1"
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return "x is torch.bfloat16, which Triton's interpreter computes wrongly"
+    return None if device.type == "cpu" else _too_old(device)
+
+
+@functools.cache
+def _too_old(device: torch.device) -> str | None:
+    """Why this GPU runs plain PyTorch, said once."""
+    if importlib.util.find_spec("triton") is None:
+        reason = "triton is not installed"
+    elif torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
+        found = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        reason = f"{torch.cuda.get_device_name(device)} has compute capability {found}; the kernels need 8.0"
+    else:
+        return None
+    warnings.warn(f"{reason}: weights are dequantised by plain PyTorch, which is slower", stacklevel=2)
+    return reason
+
+
 def _check_backend(backend: str | None) -> None:
-    if backend not in (None, "naive"):
-        raise ValueError(f"backend is {backend!r}; this version has 'naive'")
+    if backend not in (None, "naive", "triton"):
+        raise ValueError(f"backend is {backend!r}; there are 'naive' and 'triton'")
 
 
 def _check_x(x: Tensor, w: Weight, bias: Tensor | None) -> None:
     out, columns = w.shape
-    if not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != columns:
-        raise ValueError(f"x must be floats [..., {columns}] for a weight {[out, columns]}, found {list(x.shape)}")
-    if bias is not None and list(bias.shape) != [out]:
-        raise ValueError(f"bias must be [{out}] for a weight {[out, columns]}, found {list(bias.shape)}")
+    if x.dtype not in FLOATS or x.dim() == 0 or x.shape[-1] != columns:
+        raise ValueError(
+            f"x must be floats [..., {columns}] for a weight {[out, columns]}, found {list(x.shape)} of {x.dtype}"
+        )
     if isinstance(w, Tensor) and w.requires_grad:
         raise ValueError("the weight requires a gradient; a frozen one is expected: weight.requires_grad_(False)")
-    if bias is not None and bias.requires_grad:
-        raise ValueError("the bias requires a gradient; a frozen one is expected: bias.requires_grad_(False)")
     if w.device != x.device:
         raise ValueError(f"x lies on {x.device}, the weight on {w.device}")
+    if bias is None:
+        return
+    if list(bias.shape) != [out] or bias.dtype not in FLOATS:
+        raise ValueError(
+            f"bias must be floats [{out}] for a weight {[out, columns]}, found {list(bias.shape)} of {bias.dtype}"
+        )
+    if bias.requires_grad:
+        raise ValueError("the bias requires a gradient; a frozen one is expected: bias.requires_grad_(False)")
+    if bias.device != x.device:
+        raise ValueError(f"x lies on {x.device}, the bias on {bias.device}")
 
 
-def _check_pair(w: Weight, a: Tensor, b: Tensor) -> None:
+def _check_pair(x: Tensor, w: Weight, a: Tensor, b: Tensor) -> None:
     out, columns = w.shape
-    if a.dim() != 2 or a.shape[1] != columns:
+    if a.dim() != 2 or a.shape[1] != columns or a.shape[0] == 0:
         raise ValueError(f"a must be [r, {columns}] for a weight {[out, columns]}, found {list(a.shape)}")
     if list(b.shape) != [out, a.shape[0]]:
         raise ValueError(f"b must be {[out, a.shape[0]]} for a {list(a.shape)}, found {list(b.shape)}")
     for name, tensor in (("a", a), ("b", b)):
-        if not tensor.is_floating_point():
+        if tensor.dtype not in FLOATS:
             raise ValueError(f"{name} must be floats, found {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(f"x lies on {x.device}, {name} on {tensor.device}")

@@ -35,7 +35,7 @@ class _Packed:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight as floats [out, in]: computed in float32, rounded once to `dtype`."""
-        from kernels.naive import dequantize
+        from kernels.ops import dequantize
 
         return dequantize(self, dtype)
 
@@ -56,6 +56,10 @@ class _Packed:
             raise ValueError(
                 f"{name} of a packed weight {list(self.shape)} must be {numel} values of {dtype}, found {found}"
             )
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} of a packed weight must be contiguous, found strides {list(tensor.stride())}")
+        if tensor.device != self.device:
+            raise ValueError(f"{name} of a packed weight lies on {tensor.device}, the rest on {self.device}")
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class LoRALinear(nn.Module):
         base, dropout, seed = self.base, 0.0, None
         if self.training and self.dropout:
             # Drawn from PyTorch's own generator, which activation checkpointing puts back: a recomputed forward
-            # sees the same mask.
-            dropout, seed = self.dropout, int(torch.randint(2**32, ()))
+            # sees the same mask. It stays a tensor, which a compiler can trace.
+            dropout, seed = self.dropout, torch.randint(2**32, ())
         return kernels.lora_linear(
             x, base.packed, self.lora_a, self.lora_b, self.scaling, base.bias, dropout=dropout, seed=seed
         )

@@ -11,6 +11,11 @@ from tests.fake_hub import FakeHub
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL = SHARED / "real"
 SEED = int(os.environ.get("MAPLE_TEST_SEED", secrets.randbelow(2**31)))
+# The Triton kernels run on a GPU, or in the interpreter in a process of its own: `make test` starts it.
+if os.environ.get("TRITON_INTERPRET") != "1":
+    import torch
+
+    collect_ignore = [] if torch.cuda.is_available() else ["triton"]
 _skipped = []
 
 

@@ -21,7 +21,7 @@ X = torch.randn(3, 64)
         (lambda: kernels.quantize(torch.randn(4, 64), block_size=96), "block_size is 96; NF4 knows 32, 64"),
         (lambda: kernels.linear(X[:, :60], W), r"x must be floats \[..., 64\]"),
         (lambda: kernels.linear(X.long(), W), "x must be floats"),
-        (lambda: kernels.linear(X, W, bias=torch.zeros(7)), r"bias must be \[8\]"),
+        (lambda: kernels.linear(X, W, bias=torch.zeros(7)), r"bias must be floats \[8\]"),
         (lambda: kernels.linear(X, torch.randn(8, 64, requires_grad=True)), "frozen"),
         (lambda: kernels.linear(X, W, bias=torch.zeros(8, requires_grad=True)), "the bias requires a gradient"),
         (lambda: kernels.linear(X.to("meta"), W), "x lies on meta"),

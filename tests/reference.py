@@ -1,0 +1,17 @@
+"""What a result is held to: the exact product in float64, and the error that rounding may make of it."""
+
+import torch
+
+
+def float64_reference(x, w, bias=None):
+    """The exact product with the dequantised weight, and the size of the sums that make it."""
+    weight = w.dequantize(torch.float64) if not isinstance(w, torch.Tensor) else w.double()
+    y = x.double() @ weight.T + (0 if bias is None else bias.double())
+    return y, (x.double().abs() @ weight.abs().T).max().item()
+
+
+def assert_within_rounding(found, exact, size, plain, name=""):
+    """At most twice the error of plain PyTorch in the same dtype, or four float32 roundings of the largest sum."""
+    bound = max(2 * (plain.double() - exact).abs().max().item(), 4 * 2**-23 * size)
+    error = (found.double() - exact).abs().max().item()
+    assert error <= bound, f"{name} is off by {error:.3g}, allowed are {bound:.3g}"
