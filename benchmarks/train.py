@@ -73,19 +73,12 @@ def main(argv: list[str] | None = None) -> None:
     no_peers = why_no_peers(device)
     if no_peers:
         console.print(f"peft + bitsandbytes skipped: {no_peers}")
+    batch = make_batch(config, sequences, length, device)
     for bits in BITS:
         builders = {"maple": partial(ours, config, bits, arguments.rank, device, dtype)}
         if bits == 4 and not no_peers:
             builders["peft"] = partial(peers, config, arguments.rank, device, dtype)
-        contestants = {name: enter(builder) for name, builder in builders.items()}
-        for recompute in RECOMPUTE:
-            console.print(f"{bits} bits, recompute {recompute}: {' and '.join(contestants)} ...")
-            if recompute == "layer":
-                for contestant in filter(None, contestants.values()):
-                    contestant.recompute()
-            results = take_turns(contestants, make_batch(config, sequences, length, device), device)
-            report.add(bits, recompute, contestants, results)
-        del contestants
+        compare(bits, builders, batch, device, report, console)
         free()
     console.print(report.table)
     if arguments.out:
@@ -106,6 +99,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
+
+
+def compare(
+    bits: int,
+    builders: dict[str, Callable[[], Contestant]],
+    batch: Batch,
+    device: torch.device,
+    report: Report,
+    console: Console,
+) -> None:
+    """Both values of recompute at one bit-width; the models are gone when it returns."""
+    contestants = {name: enter(builder) for name, builder in builders.items()}
+    for recompute in RECOMPUTE:
+        console.print(f"{bits} bits, recompute {recompute}: {' and '.join(contestants)} ...")
+        if recompute == "layer":
+            for contestant in filter(None, contestants.values()):
+                contestant.recompute()
+        report.add(bits, recompute, contestants, take_turns(contestants, batch, device))
 
 
 def make_batch(config: LlamaConfig, sequences: int, length: int, device: torch.device) -> Batch:

@@ -1,10 +1,12 @@
 """The benchmark of a training step: on a CPU, with a small model, the code that a GPU runs with a large one."""
 
 import csv
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import LlamaConfig
 
 from benchmarks import ledger, train
@@ -77,6 +79,21 @@ def test_both_contestants_take_the_same_first_steps():
             mine.recompute(), theirs.recompute()
         # a few of its nested absmax codes are not the nearest on a CPU
         assert mine.update(batch) == pytest.approx(theirs.update(batch), rel=1e-4)
+
+
+def test_the_models_of_one_bit_width_are_gone_before_the_next(quick):
+    kept = []
+
+    def build():
+        contestant = ours(CONFIG, 8, 4, CPU, torch.float32)
+        kept.append(weakref.ref(contestant.model))
+        return contestant
+
+    report, console = train.Report("small", 64, CONFIG, torch.float32, SimpleNamespace(dry=True, out=None)), Console()
+    report.measure_ceiling(CPU)
+    train.compare(8, {"maple": build}, train.make_batch(CONFIG, 1, 64, CPU), CPU, report, console)
+    train.free()
+    assert kept[0]() is None
 
 
 def test_out_of_memory_is_told_in_its_row_and_stops_nobody(capsys):
