@@ -17,11 +17,13 @@ LEDGER = Path(__file__).with_name("ledger.csv")
 COLUMNS = "kernel provider shape metric unit median q20 q80 device versions commit date".split()  # noqa: SIM905
 
 
-def append(kernel: str, provider: str, shape: str, metric: str, unit: str, values: list[float]) -> None:
+def append(
+    kernel: str, provider: str, shape: str, metric: str, unit: str, values: list[float], path: Path = LEDGER
+) -> None:
     """Add the median and the 20 and 80 % quantiles of the repetitions of one measurement."""
-    new = not LEDGER.exists()
+    new = not path.exists()
     q20, median, q80 = np.quantile(values, [0.2, 0.5, 0.8])
-    with LEDGER.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()

@@ -252,7 +252,7 @@ def read_data(arguments: dict, folder: Path):
 
 def load(arguments: dict, device, dtype) -> PreTrainedModel:
     """The model with its LoRA, and activation checkpointing where asked for."""
-    from maple.model import load_model
+    from maple.model import enable_recompute, load_model
 
     names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
     model = load_model(arguments["model"], device=device, dtype=dtype, **{name: arguments[name] for name in names})
@@ -260,14 +260,6 @@ def load(arguments: dict, device, dtype) -> PreTrainedModel:
     if arguments["recompute"] == "layer":
         enable_recompute(model)
     return model
-
-
-def enable_recompute(model: PreTrainedModel) -> None:
-    """Activation checkpointing of each decoder layer; transformers 5 is about to rename the method."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable()
-    else:
-        model.gradient_checkpointing_enable()
 
 
 def quieten() -> None:

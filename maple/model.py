@@ -76,7 +76,7 @@ def load_model(
         except ValueError as error:
             raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
 
-    _fill(model, shards, pack, device, dtype)
+    fill_model(model, lambda name: _stored(shards, name, device, dtype), pack, device, dtype)
     nf4 = {"block_size": block_size, "double_quant": double_quant} if bits == 4 else {}
     model.maple = {"model": name_or_path, "revision": commit_of(name_or_path, folder), "bits": bits, **nf4}
     if rank:
@@ -91,8 +91,7 @@ def _empty_model(folder: Path, shards: Shards) -> PreTrainedModel:
     if layers > tensors:  # building it would take for ever
         raise InputError(f"{folder / 'config.json'} has {layers} layers, the files only {tensors} tensors")
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+        model = empty_model(config)
     except Exception as error:  # sizes that do not go together fail wherever a module first meets them
         raise InputError(_bad_config(folder, error)) from error
     if (folder / "generation_config.json").is_file():
@@ -101,6 +100,12 @@ def _empty_model(folder: Path, shards: Shards) -> PreTrainedModel:
         except Exception as error:  # whatever its validators raise
             raise InputError(f"{folder / 'generation_config.json'}: not usable ({first_line(error)})") from error
     return model
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a config on the meta device, with the attention that maple computes with."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -181,19 +186,23 @@ def _stored(shards: Shards, name: str, device: torch.device, dtype: torch.dtype)
     return tensor.to(device, tensor.dtype if keep else dtype, copy=True)
 
 
-def _fill(
+def fill_model(
     model: PreTrainedModel,
-    shards: Shards,
+    stored: Callable[[str], Tensor],
     pack: Callable[[str, tuple[int, int]], Weight],
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Give every module its tensors, in the order of the model."""
+    """Give every module of an empty model its tensors, in the order of the model.
+
+    stored   name of a parameter -> its tensor on `device`: embedding, head, norms, biases
+    pack     path and shape of a linear layer -> its weight as the kernels take it
+    """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embedding.weight
 
     def get(name: str) -> nn.Parameter:
-        return nn.Parameter(_stored(shards, name, device, dtype), requires_grad=False)
+        return nn.Parameter(stored(name), requires_grad=False)
 
     for path, module in list(model.named_modules()):
         if module is embedding:
@@ -211,3 +220,11 @@ def _fill(
                 # Rotary frequencies are in no file and became meta tensors with the rest: compute them again.
                 module.to_empty(device=device, recurse=False)
                 model._init_weights(module)
+
+
+def enable_recompute(model: PreTrainedModel) -> None:
+    """Activation checkpointing of each decoder layer; transformers 5 is about to rename the method."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable()

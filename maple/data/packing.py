@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from maple.data.mixture import epoch_counts, epoch_order
-from maple.data.tokens import Samples
+
+if TYPE_CHECKING:  # a training step needs no `datasets`
+    from maple.data.tokens import Samples
 
 IGNORED = -100  # the label of a position that is not supervised, as in PyTorch's cross-entropy
 SMALLEST_ROW = 64

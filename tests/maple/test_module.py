@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 
 import maple
 from maple.data.packing import IGNORED
-from maple.fit import enable_recompute
 from maple.lora import lora_parameters
+from maple.model import enable_recompute
 from maple.module import FineTuning
 from tests.maple.test_model import saved
 
