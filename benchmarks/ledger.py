@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -17,17 +19,24 @@ LEDGER = Path(__file__).with_name("ledger.csv")
 COLUMNS = "kernel provider shape metric unit median q20 q80 device versions commit date".split()  # noqa: SIM905
 
 
-def append(kernel: str, provider: str, shape: str, metric: str, unit: str, values: list[float]) -> None:
+def append(
+    kernel: str, provider: str, shape: str, metric: str, unit: str, values: list[float], path: Path = LEDGER
+) -> None:
     """Add the median and the 20 and 80 % quantiles of the repetitions of one measurement."""
-    new = not LEDGER.exists()
+    new = not path.exists()
     q20, median, q80 = np.quantile(values, [0.2, 0.5, 0.8])
-    with LEDGER.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
         row = (kernel, provider, shape, metric, unit, f"{median:.5g}", f"{q20:.5g}", f"{q80:.5g}")
-        context = (device(), versions(), commit(), datetime.date.today().isoformat())
-        writer.writerow(dict(zip(COLUMNS, row + context, strict=True)))
+        writer.writerow(dict(zip(COLUMNS, row + _context(), strict=True)))
+
+
+@functools.cache
+def _context() -> tuple[str, str, str, str]:
+    """Once a process: its rows are many, and the first of them already changes the tree that `commit` looks at."""
+    return device(), versions(), commit(), datetime.date.today().isoformat()
 
 
 def device() -> str:
@@ -41,9 +50,12 @@ def device() -> str:
 
 
 def versions() -> str:
-    """Of what was measured."""
-    packages = ("torch", "triton", "bitsandbytes")
-    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    """Of what was measured, as far as it is installed."""
+    found = {}
+    for name in ("torch", "triton", "bitsandbytes", "peft", "torchao"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return " ".join(f"{name} {version}" for name, version in found.items())
 
 
 def commit() -> str:
