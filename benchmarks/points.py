@@ -134,7 +134,7 @@ def cpu_points(side: int = 2048, large: int = 4096, m: int = 1024) -> list[Point
     points += [linear(bits, (side, side), m, 0, True) for bits in ("nf4 double", "int8")]
     points += [linear("nf4 double", (side, side), m, rank, True) for rank in (8, 128)]
     points += [linear("nf4 double", (side, side), rows) for rows in (1, 16, m // 8)]
-    points += [
-        convert(op, bits, (large, large)) for op in ("quantize", "dequantize") for bits in ("nf4 double", "int8")
-    ]
-    return points + [linear(bits, (large, large), m) for bits in ("nf4 double", "int8")]
+    points += [convert("quantize", bits, (large, large)) for bits in BITS]
+    for bits in ("nf4 double", "int8"):
+        points += [convert("dequantize", bits, (large, large)), linear(bits, (large, large), m)]
+    return points
