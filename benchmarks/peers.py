@@ -98,20 +98,22 @@ def maple(point: Point, o: Operands, n: int) -> Calls | None:
         bits, double = BITS[point.bits]
         weights = [o.weights[0].clone() for _ in range(n)]
         return [lambda w=w: list(kernels.quantize(w, bits, BLOCK, double).tensors().values()) for w in weights]
-    ws = [[_clone(packed(out, point.columns, device, point.bits)) for out in point.outs] for _ in range(n)]
-    if point.operation == "dequantize":
-        return [lambda w=w: [w[0].dequantize(o.x.dtype)] for w in ws]
-    if not point.rank:
-        return [lambda w=w: run(point, o, lambda x: [kernels.linear(x, w[0])]) for w in ws]
-    a, b = ([t.clone().requires_grad_(point.train) for t in ts] for ts in (o.a, o.b))
-    scalings = [SCALING] * len(a)
 
-    def forward(x: Tensor, w: list) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, w: list, a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+        if not point.rank:
+            return [kernels.linear(x, w[0])]
         if len(w) == 1:
-            return (kernels.lora_linear(x, w[0], a[0], b[0], SCALING),)
-        return kernels.lora_linear_grouped(x, w, a, b, scalings)
+            return [kernels.lora_linear(x, w[0], a[0], b[0], SCALING)]
+        return list(kernels.lora_linear_grouped(x, w, a, b, [SCALING] * len(w)))
 
-    return [lambda w=w: run(point, o, lambda x: forward(x, w), [*a, *b]) for w in ws]
+    def one() -> Callable[[], list[Tensor]]:
+        w = [_clone(packed(out, point.columns, device, point.bits)) for out in point.outs]
+        if point.operation == "dequantize":
+            return lambda: [w[0].dequantize(o.x.dtype)]
+        a, b = ([t.clone().requires_grad_(point.train) for t in ts] for ts in (o.a, o.b))
+        return lambda: run(point, o, lambda x: forward(x, w, a, b), [*a, *b])
+
+    return [one() for _ in range(n)]
 
 
 def _clone(w):
@@ -236,5 +238,5 @@ def available(device: str) -> tuple[dict[str, Callable], list[str]]:
 def _importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a parent
+    except ImportError:  # of a parent, which is missing or does not fit this PyTorch
         return False

@@ -59,7 +59,7 @@ class Row:
         """Of the table; empty what says nothing."""
         q20, q80 = np.quantile(self.micros, [0.2, 0.8])
         rate, flops = self.bytes / self.median / 1e3, self.tflops
-        times = f"{self.median:10.2f}{q20:10.2f}{q80:10.2f}{rate:8.0f}{rate / limits['GB/s']:7.0%}"
+        times = f"{self.median:10.2f}{q20:10.2f}{q80:10.2f}{rate:8.1f}{rate / limits['GB/s']:7.0%}"
         products = f"{flops:9.2f}{flops / limits['TFLOP/s']:7.0%}" if flops else " " * 16
         memory = f"{'':8}" if self.memory is None else f"{self.memory / 1e6:8.1f}"
         ratio = f"{'':9}" if self.ratio is None else f"{self.ratio:9.2f}"

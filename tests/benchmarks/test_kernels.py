@@ -293,6 +293,29 @@ def test_on_a_gpu_cublas_is_measured_once_for_all_formats(monkeypatch):
     assert len(timed) == 5 and len(dense) == 1
 
 
+def test_the_report_of_a_gpu_ends_with_the_targets(monkeypatch):
+    def on_this_cpu(point, device):
+        return with_dtype(peers.operands(point, "cpu"), torch.bfloat16)
+
+    def on_gpu(calls):
+        for call in calls:
+            assert all(t.dtype in (torch.bfloat16, torch.float32) for t in call())
+        return [5.0, 4.0, 6.0], "graph"
+
+    monkeypatch.setattr(kernels, "operands", on_this_cpu)
+    monkeypatch.setattr(timing, "on_gpu", on_gpu)
+    monkeypatch.setattr(timing, "copies", lambda nbytes, device: 2)
+    monkeypatch.setattr(timing, "limits", lambda device: LIMITS)
+    chosen = [linear("nf4 double", (64, 128), 1), linear("nf4 double", (64, 128), 5, 4, True)]
+    rows, _, lines, red = kernels.report(chosen, "cuda", 60)
+    assert red == 0 and not [line for line in lines if "failed" in line]
+    assert [row.provider for row in rows] == [OURS, BF16, BNB, OURS, BF16, PEFT]
+    assert [row.ratio for row in rows] == [None, 1, 1, None, 1, 1]
+    at = lines.index("targets")
+    assert len(lines[at + 1 : -1]) == len(targets.TARGETS) + 3 and "not measured" in lines[at + 1]
+    assert lines[-2].endswith("met") and "relative RMS error" in lines[-2]
+
+
 # ------------------------------------------------------------------------------------------------- output
 
 
