@@ -1,108 +1,177 @@
-"""Quantise, dequantise and multiply on this machine's CPU, beside bitsandbytes on the same tensors in the same run.
+"""The kernels beside their peers, on the same tensors in the same run.
 
-    python -m benchmarks.kernels              measure, print, append to benchmarks/ledger.csv
+    python -m benchmarks.kernels              measure, print, append to benchmarks/ledger.csv; on a GPU draw pictures
+    python -m benchmarks.kernels --out DIR    table, rows and pictures go to DIR, the ledger stays as it is
     python -m benchmarks.kernels --dry        measure and print only
+    python -m benchmarks.kernels --full       every shape, format, M and rank instead of the fixed list
 
-Each figure is the median of rounds in which the two take turns, the ratio the median of the ratios of the rounds: on a
-machine whose speed drifts, only neighbours in time can be compared. Above 1 we are faster.
+On a GPU: at most 400 points in four minutes, each provider timed over copies of the weight that the L2 cannot hold, in
+one CUDA graph (see timing.py). On a CPU: sizes that end in two minutes; each figure is the median of rounds in which
+the providers take turns, the ratio the median of the ratios of the rounds: on a machine whose speed drifts, only
+neighbours in time can be compared. Above 1 we are faster. No time is reported for a wrong result (see correct.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import dataclasses
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-import kernels
-from benchmarks.ledger import append
+from benchmarks import ledger, points, timing
+from benchmarks.correct import wrong
+from benchmarks.peers import BF16, FLOAT32, OURS, SETTINGS, Operands, available, operands
+from benchmarks.points import Point
+from benchmarks.rows import HEADING, Row
+from benchmarks.targets import TARGETS, judged
 
-ROUNDS = 11
-SHAPE = (4096, 4096)  # the q, k, v and o projections of a 7B model
-ROWS = 1024  # of x in the products
-
-
-def cases() -> dict[str, tuple[Callable, Callable | None, float]]:
-    """name -> (ours, theirs, amount per call in millions: weights, or weights x rows)."""
-    import bitsandbytes.functional as bnb
-
-    weight = torch.randn(SHAPE).bfloat16()
-    x = torch.randn(ROWS, SHAPE[1])
-    millions = weight.numel() / 1e6
-    found = {}
-    for double in (False, True):
-        name = "nf4 double" if double else "nf4"
-        w = kernels.quantize(weight, 4, 64, double)
-        codes, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=double)
-        state.dtype = torch.float32
-
-        def theirs_linear(codes=codes, state=state):
-            return x @ bnb.dequantize_4bit(codes, state).T
-
-        found |= {
-            f"quantize {name}": (
-                lambda double=double: kernels.quantize(weight, 4, 64, double),
-                lambda double=double: bnb.quantize_4bit(
-                    weight, blocksize=64, quant_type="nf4", compress_statistics=double
-                ),
-                millions,
-            ),
-            f"dequantize {name}": (
-                lambda w=w: w.dequantize(torch.float32),
-                lambda codes=codes, state=state: bnb.dequantize_4bit(codes, state),
-                millions,
-            ),
-            f"linear {name}": (lambda w=w: kernels.linear(x, w), theirs_linear, millions * ROWS),
-        }
-    w = kernels.quantize(weight, 8)
-    codes, absmax, _ = bnb.int8_vectorwise_quant(weight)
-    return found | {
-        "quantize int8": (lambda: kernels.quantize(weight, 8), lambda: bnb.int8_vectorwise_quant(weight), millions),
-        "dequantize int8": (lambda: w.dequantize(), lambda: bnb.int8_vectorwise_dequant(codes, absmax), millions),
-        "linear int8": (
-            lambda: kernels.linear(x, w),
-            lambda: x @ bnb.int8_vectorwise_dequant(codes, absmax).T,
-            millions * ROWS,
-        ),
-    }
-
-
-def measure(ours: Callable, theirs: Callable) -> tuple[list[float], list[float]]:
-    """Seconds of each in ROUNDS rounds, taking turns, the first of which is thrown away."""
-    seconds = ([], [])
-    for _ in range(ROUNDS + 1):
-        for function, times in zip((ours, theirs), seconds, strict=True):
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
-    return seconds[0][1:], seconds[1][1:]
+SECONDS = {"cuda": 225, "cpu": 100}  # for the whole list; the point that is under way may end later
 
 
 def main() -> None:
-    """Measure every case, print a table, append to the ledger."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dry", action="store_true", help="do not write to the ledger")
-    dry = parser.parse_args().dry
-    table = Table(title=f"{SHAPE[0]} x {SHAPE[1]}, {torch.get_num_threads()} threads; products with {ROWS} rows of x")
-    for column in ("operation", "ours", "bitsandbytes", "ratio"):
-        table.add_column(column, justify="left" if column == "operation" else "right")
-    for name, (ours, theirs, millions) in cases().items():
-        unit = "G multiply-adds/s" if name.startswith("linear") else "M weights/s"
-        scale = millions / 1e3 if name.startswith("linear") else millions
-        seconds = measure(ours, theirs)
-        rates = [[scale / second for second in times] for times in seconds]
-        ratio = statistics.median(their / our for our, their in zip(*seconds, strict=True))
-        medians = [statistics.median(rate) for rate in rates]
-        table.add_row(name, *(f"{median:,.0f} {unit}" for median in medians), f"{ratio:.2f}")
-        if not dry:
-            shape = "x".join(map(str, SHAPE)) + (f" M={ROWS}" if name.startswith("linear") else "")
-            append(name, "maple", shape, "rate", unit, rates[0])
-            append(name, "bitsandbytes", shape, "rate", unit, rates[1])
-    Console(width=110).print(table)
+    """Measure every point, print a table, keep the rows."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.splitlines()[0])
+    parser.add_argument("--dry", action="store_true", help="print only")
+    parser.add_argument("--full", action="store_true", help="the full grid, which takes hours; a GPU is needed")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write table, rows and pictures there")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.full and device == "cpu":
+        parser.error("--full needs a GPU, and PyTorch sees none; without it the CPU path is measured")
+    # PyTorch says once that this mode is a prototype; timing.py relies on it only to choose how to time.
+    warnings.filterwarnings("ignore", message="Synchronization debug mode")
+    chosen = points.full_grid() if arguments.full else points.gpu_points() if device == "cuda" else points.cpu_points()
+    rows, limits, lines, red = report(chosen, device, float("inf") if arguments.full else SECONDS[device])
+    if not arguments.dry:
+        keep(rows, limits, lines, device, arguments.out)
+    if red:
+        raise SystemExit(f"{red} of {len(chosen)} points are wrong or failed")
+
+
+def report(chosen: list[Point], device: str, seconds: float) -> tuple[list[Row], dict[str, float], list[str], int]:
+    """(rows, limits, the lines that were printed, points where our result was wrong or raised)."""
+    lines, rows, red, begin = [], [], 0, time.monotonic()
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    providers, missing = available(device)
+    limits = timing.limits(device)
+    say(f"{ledger.device()}, {ledger.versions()}")
+    say(f"limits in this run: copy {limits['GB/s']:,.0f} GB/s, matrix product {limits['TFLOP/s']:,.2f} TFLOP/s")
+    for line in [*(f"{name}: {SETTINGS[name]}" for name in providers), *missing]:
+        say(line)
+    say(HEADING)
+    dense = {}
+    for i, point in enumerate(chosen):
+        if time.monotonic() - begin > seconds:
+            say(f"left out, because {seconds:.0f} seconds are over: {len(chosen) - i} of {len(chosen)} points")
+            for other in chosen[i:]:
+                say(f"  {other.name} {other.shape}")
+            break
+        say(f"{point.name} {point.shape}")
+        found, notes = measure(point, device, providers, dense)
+        red += not any(row.provider == OURS for row in found)
+        for line in [*(row.line(limits) for row in found), *(f"  {note}" for note in notes)]:
+            say(line)
+        rows += found
+    if device == "cuda":
+        say("targets")
+        medians = {(row.point, row.provider): row.median for row in rows}
+        errors = {row.point: row.error for row in rows if row.error is not None}
+        for what, bound, found, verdict in judged(medians, errors):
+            say(f"  {what:95}{bound:>9}{found:>10}  {verdict}")
+    say(f"{time.monotonic() - begin:.0f} seconds")
+    return rows, limits, lines, red
+
+
+def measure(point: Point, device: str, providers: dict[str, Callable], dense: dict) -> tuple[list[Row], list[str]]:
+    """(a row for each provider that has the operation, what went wrong); of a wrong result of ours no row at all."""
+    try:
+        o = operands(point, device)
+        fault, error = wrong(point, o, providers[OURS](point, o, 1)[0]())
+    except Exception as exception:
+        return [], [f"{OURS} failed: {_sentence(exception)}"]
+    if fault:
+        return [], [f"{OURS} is wrong, no time is reported: {fault}"]
+    rows, notes = (_on_gpu if device == "cuda" else _on_cpu)(point, o, providers, dense)
+    ours = next((row for row in rows if row.provider == OURS), None)
+    if ours is None:
+        return [], notes
+    compared = [dataclasses.replace(ours, error=error)]
+    for row in rows:
+        if row is not ours:
+            paired = timing.paired_ratio(row.micros, ours.micros) if device == "cpu" else row.median / ours.median
+            compared.append(dataclasses.replace(row, ratio=paired))
+    return compared, notes
+
+
+def _on_gpu(point: Point, o: Operands, providers: dict[str, Callable], dense: dict) -> tuple[list[Row], list[str]]:
+    """One provider after the other, its copies freed before the next. cuBLAS is measured once for all formats."""
+    rows, notes = [], []
+    for name, function in providers.items():
+        bits = "16-bit" if name == BF16 else point.bits
+        same = dataclasses.replace(point, bits=bits, rank=0)
+        try:
+            if name == BF16 and same in dense:
+                rows.append(dataclasses.replace(dense[same], point=point))
+                continue
+            calls = function(point, o, timing.copies(point.weight_bytes(bits), "cuda"))
+            if calls:
+                row = Row(point, name, bits, *timing.on_gpu(calls), timing.workspace(calls[0]))
+                rows.append(row)
+                if name == BF16:
+                    dense[same] = row
+        except Exception as exception:  # a peer that fails must not end the run, nor one kernel of ours
+            notes.append(f"{name} failed: {_sentence(exception)}")
+        calls = None  # the copies go before those of the next provider come
+    torch.cuda.empty_cache()
+    return rows, notes
+
+
+def _on_cpu(point: Point, o: Operands, providers: dict[str, Callable], dense: dict) -> tuple[list[Row], list[str]]:
+    """All providers at once, taking turns."""
+    calls, notes = {}, []
+    for name, function in providers.items():
+        bits = "16-bit" if name == FLOAT32 else point.bits
+        try:
+            rotation = function(point, o, timing.copies(point.weight_bytes(bits, 4), "cpu"))
+            if rotation:
+                rotation[0]()
+                calls[name] = rotation
+        except Exception as exception:
+            notes.append(f"{name} failed: {_sentence(exception)}")
+    times = timing.taking_turns(calls)
+    bits = {name: "16-bit" if name == FLOAT32 else point.bits for name in times}
+    return [Row(point, name, bits[name], micros, "turns", size=4) for name, micros in times.items()], notes
+
+
+def _sentence(exception: Exception) -> str:
+    return f"{type(exception).__name__}: {' '.join(str(exception).split())[:200]}"
+
+
+def keep(rows: list[Row], limits: dict[str, float], lines: list[str], device: str, folder: Path | None) -> None:
+    """Rows to the ledger and on a GPU pictures beside it; with a folder everything there, the table too."""
+    path = ledger.LEDGER
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "kernels.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path = folder / "ledger.csv"
+    for name, value in limits.items():
+        ledger.append("limit", "PyTorch", "", {"GB/s": "copy", "TFLOP/s": "matrix product"}[name], name, [value], path)
+    aimed = {target[0] for target in TARGETS}
+    for row in rows:
+        row.append(limits, row.point in aimed, path)
+    if folder or device == "cuda":
+        from benchmarks import plots
+
+        for sentence in plots.draw(rows, limits, ledger.device(), folder or ledger.LEDGER.parent):
+            print(sentence)
 
 
 if __name__ == "__main__":

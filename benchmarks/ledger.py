@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -28,8 +30,13 @@ def append(
         if new:
             writer.writeheader()
         row = (kernel, provider, shape, metric, unit, f"{median:.5g}", f"{q20:.5g}", f"{q80:.5g}")
-        context = (device(), versions(), commit(), datetime.date.today().isoformat())
-        writer.writerow(dict(zip(COLUMNS, row + context, strict=True)))
+        writer.writerow(dict(zip(COLUMNS, row + _context(), strict=True)))
+
+
+@functools.cache
+def _context() -> tuple[str, str, str, str]:
+    """Once a process: its rows are many, and the first of them already changes the tree that `commit` looks at."""
+    return device(), versions(), commit(), datetime.date.today().isoformat()
 
 
 def device() -> str:
@@ -43,9 +50,12 @@ def device() -> str:
 
 
 def versions() -> str:
-    """Of what was measured."""
-    packages = ("torch", "triton", "bitsandbytes")
-    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    """Of what was measured, as far as it is installed."""
+    found = {}
+    for name in ("torch", "triton", "bitsandbytes", "peft", "torchao"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return " ".join(f"{name} {version}" for name, version in found.items())
 
 
 def commit() -> str:

@@ -1,4 +1,4 @@
-"""The operations of `naive.py` as a GPU runs them: the Triton kernels, a library's product, and the choice between them.
+"""The operations of `naive.py` as a GPU runs them: Triton kernels, a library's product, and the choice between them.
 
     few rows of x    one kernel that decodes the weight in registers (nf4.linear, int8.linear), LoRA in its epilogue
     many rows        the weight is dequantised a piece at a time into one scratch that stays in the L2 cache, and each
@@ -144,8 +144,7 @@ def _divisible(w: Weight) -> bool:
 
 def _product(x: Tensor, w: Weight, bias: Tensor | None, b: Tensor | None = None) -> Tensor:
     """x W^T + bias, or [x | s XA] [W | B]^T + bias: each piece of rows of W makes columns of y."""
-    out, columns = w.shape
-    y = torch.empty(x.shape[0], out, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape[0], w.shape[0], dtype=x.dtype, device=x.device)
     for rows, piece in _row_pieces(w, x.dtype, b):
         if bias is None:
             torch.mm(x, piece.T, out=y[:, rows])
@@ -183,11 +182,10 @@ def _scaled(scaling: float, one: Tensor, other: Tensor, out: Tensor | None = Non
 
 
 def _add_product_transposed(dx: Tensor | None, dy: Tensor, w: Weight) -> Tensor:
-    """dX + dY W, in place unless dX is None. In pieces of columns: a sum over pieces of rows would be rounded at each."""
-    out, columns = w.shape
+    """dX + dY W, in place unless dX is None; in pieces of columns, as a sum over pieces of rows is rounded at each."""
     fresh = dx is None
     if fresh:
-        dx = torch.empty(dy.shape[0], columns, dtype=dy.dtype, device=dy.device)
+        dx = torch.empty(dy.shape[0], w.shape[1], dtype=dy.dtype, device=dy.device)
     for piece, floats in _column_pieces(w, dy.dtype):
         target = dx[:, piece]
         torch.addmm(target, dy, floats, beta=0 if fresh else 1, out=target)

@@ -1,4 +1,4 @@
-"""The Triton kernels: on a GPU where there is one, else in the interpreter (TRITON_INTERPRET=1, `make test` sets it)."""
+"""The Triton kernels: on a GPU where there is one, else in the interpreter, which `make test` asks for."""
 
 import torch
 

@@ -31,10 +31,9 @@ def calls(monkeypatch):
     """Which way a product went: the names of the wrappers called."""
     seen = []
     for module, name in ((nf4, "linear"), (int8, "linear"), (nf4, "dequantize"), (int8, "dequantize")):
-        original = getattr(module, name)
 
-        def spy(*args, original=original, label=f"{module.__name__.split('.')[1]}.{name}", **kwargs):
-            seen.append(label)
+        def spy(*args, original=getattr(module, name), module=module, name=name, **kwargs):  # noqa: B008
+            seen.append(f"{module.__name__.removeprefix('kernels.')}.{name}")
             return original(*args, **kwargs)
 
         monkeypatch.setattr(module, name, spy)
