@@ -113,10 +113,11 @@ def _module(w: Weight):
 
 def _fused_tile(x: Tensor, ws: Sequence[Weight]) -> Tile | None:
     """The tile of the fused product, or None where it is not the faster one or cannot scale a block's partial sum."""
-    for w in ws:
-        if isinstance(w, Tensor) or (isinstance(w, NF4Weight) and w.shape[1] % w.block_size):
-            return None
-    return tile_for(x.shape[0])
+    return tile_for(x.shape[0]) if all(map(_fusable, ws)) else None
+
+
+def _fusable(w: Weight) -> bool:
+    return not isinstance(w, Tensor) and _divisible(w)
 
 
 def _fill(w: Weight, out: Tensor, rows: slice = ALL, columns: slice = ALL) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 from kernels.packed import Int8Weight
 from kernels.tiles import ALL, TRITON_DTYPES, LoraUp, Tile, epilogue, finish, splits_for
 
-# Columns and rows of a program's tile when dequantising: 16 codes a thread of 128, written as 16-byte stores.
-TILE_COLUMNS, TILE_ROWS = 512, 4
+# Columns and rows of a program's tile when dequantising, 8 codes a thread of 256: what a thread reads is what it
+# writes, as one 16-byte store of 16-bit floats. With more a thread values are traded through shared memory in between.
+TILE_COLUMNS, TILE_ROWS, DEQUANTIZE_WARPS = 512, 4, 8
 BLOCK_K = 64  # columns that a step of the product takes: 64 bytes of codes a row, four steps of wgmma
 
 
@@ -39,7 +40,8 @@ def dequantize(w: Int8Weight, out: Tensor, rows: slice = ALL, columns: slice = A
     height, width = codes.shape
     dequantize_kernel[(triton.cdiv(width, TILE_COLUMNS), triton.cdiv(height, TILE_ROWS))](
         codes, w.absmax[rows], out, height, width, codes.stride(0), out.stride(0),
-        DTYPE=TRITON_DTYPES[out.dtype], BLOCK_ROWS=TILE_ROWS, BLOCK_COLUMNS=TILE_COLUMNS, enable_fp_fusion=False,
+        DTYPE=TRITON_DTYPES[out.dtype], BLOCK_ROWS=TILE_ROWS, BLOCK_COLUMNS=TILE_COLUMNS,
+        num_warps=DEQUANTIZE_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 

@@ -17,7 +17,11 @@ from torch import Tensor
 from kernels.tiles import splits_for
 
 BLOCK_M, BLOCK_K = 64, 64  # rows and columns of x a step
-MOST_RANKS = 128  # rows of A in one tile: its sums, 64 x 128 in float32, are 64 registers a thread of 128
+MOST_RANKS = 128  # rows of A in one tile: x is read once for each tile of them
+
+
+def _warps(block_r: int) -> int:
+    return 4 if block_r <= 64 else 8  # with 128 ranks four warps spill on an A100
 
 
 @triton.jit
@@ -83,7 +87,7 @@ def down(x: Tensor, a: Tensor, dropout: float, seed: int | None, copy: Tensor | 
         x, a, xa, copy, rows, columns, rank, x.stride(0), 0 if copy is None else copy.stride(0),
         *_dropout_arguments(dropout, seed),
         DROPOUT=dropout > 0, COPY=copy is not None, BLOCK_M=block_m, BLOCK_R=block_r, BLOCK_K=BLOCK_K, SPLIT_K=splits,
-        enable_fp_fusion=False,
+        num_warps=_warps(block_r), enable_fp_fusion=False,
     )  # fmt: skip
     return xa
 
@@ -118,7 +122,7 @@ def grad_a(g: Tensor, x: Tensor, dropout: float, seed: int) -> Tensor:
     parts = torch.empty(splits, rank, columns, dtype=torch.float32, device=x.device)
     grad_a_kernel[(*tiles, splits)](
         g, x, parts, rows, columns, rank, x.stride(0), rows_each, *_dropout_arguments(dropout, seed),
-        BLOCK_M=BLOCK_M, BLOCK_R=block_r, BLOCK_K=BLOCK_K, enable_fp_fusion=False,
+        BLOCK_M=BLOCK_M, BLOCK_R=block_r, BLOCK_K=BLOCK_K, num_warps=_warps(block_r), enable_fp_fusion=False,
     )  # fmt: skip
     return parts.sum(0)
 

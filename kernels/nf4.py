@@ -21,9 +21,10 @@ from kernels.naive import NF4_VALUES
 from kernels.packed import NF4Weight
 from kernels.tiles import ALL, TRITON_DTYPES, LoraUp, Tile, epilogue, finish, splits_for
 
-# Bytes of codes that one program of 128 threads dequantises: 8 a thread, which it writes as 16-byte stores.
-TILE_BYTES = 1024
-SPAN = 1024  # columns of x looked at together for the largest: one wait for memory where a split is no wider
+# Bytes of codes that one program dequantises, 4 a thread of 256: what a thread reads is what it writes, as one 16-byte
+# store of 16-bit floats. With 8 bytes a thread the compiler trades values through shared memory in between.
+TILE_BYTES, DEQUANTIZE_WARPS = 1024, 8
+SPAN = 256  # columns of x looked at together for the largest: 118 registers a thread; 512 takes 161, 1024 takes 204
 WORDS = {2: tl.uint32, 4: tl.uint64}  # of two elements, by the bytes of one
 
 
@@ -32,29 +33,32 @@ def _block_absmax(absmax, nested_absmax, nested_map, nested_offset, block, DOUBL
     """The absmax of blocks in float32; double-quantised: code * second-level absmax, then the offset, two roundings."""
     if DOUBLE:
         code = tl.load(absmax + block).to(tl.int32)
-        return tl.load(nested_map + code) * tl.load(nested_absmax + block // 256) + tl.load(nested_offset)
-    return tl.load(absmax + block)
+        scale = tl.load(nested_map + code) * tl.load(nested_absmax + block // 256) + tl.load(nested_offset)
+    else:
+        scale = tl.load(absmax + block)
+    return scale
 
 
 @triton.jit
 def _halves(word, DTYPE: tl.constexpr):
     """The two values that lie side by side in a word: the lower half is the first element."""
-    if tl.float32 == DTYPE:
-        return (
-            word.to(tl.uint32).to(tl.float32, bitcast=True),
-            (word >> 32).to(tl.uint32).to(tl.float32, bitcast=True),
-        )
-    return word.to(tl.uint16).to(DTYPE, bitcast=True), (word >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
+    if DTYPE.primitive_bitwidth == 32:
+        first, second = word.to(tl.uint32), (word >> 32).to(tl.uint32)
+    else:
+        first, second = word.to(tl.uint16), (word >> 16).to(tl.uint16)
+    return first.to(DTYPE, bitcast=True), second.to(DTYPE, bitcast=True)
 
 
 @triton.jit
 def _word(first, second, DTYPE: tl.constexpr):
     """Two float32 values, rounded to DTYPE and put side by side into a word."""
-    if tl.float32 == DTYPE:
-        low = first.to(tl.uint32, bitcast=True).to(tl.uint64)
-        return low | (second.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
-    low = first.to(DTYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
-    return low | (second.to(DTYPE).to(tl.uint16, bitcast=True).to(tl.uint32) << 16)
+    if DTYPE.primitive_bitwidth == 32:
+        low, high = first.to(tl.uint32, bitcast=True), second.to(tl.uint32, bitcast=True)
+        word = low.to(tl.uint64) | (high.to(tl.uint64) << 32)
+    else:
+        low, high = first.to(DTYPE).to(tl.uint16, bitcast=True), second.to(DTYPE).to(tl.uint16, bitcast=True)
+        word = low.to(tl.uint32) | (high.to(tl.uint32) << 16)
+    return word
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ def dequantize(w: NF4Weight, out: Tensor, rows: slice = ALL, columns: slice = AL
         w.codes, *_absmax(w), pair_table(torch.float32, out.device), triton.reinterpret(out, WORDS[out.element_size()]),
         first_block, blocks, width, row_blocks, out.stride(0), w.codes.numel(),
         DTYPE=TRITON_DTYPES[out.dtype], BLOCK_SIZE=w.block_size, DOUBLE=w.double_quant, BLOCKS=blocks_each,
-        enable_fp_fusion=False,
+        num_warps=DEQUANTIZE_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
@@ -133,7 +137,8 @@ def pair_table(dtype: torch.dtype, device: torch.device) -> Tensor:
 def linear_kernel(
     x, codes, absmax, nested_absmax, nested_map, nested_offset, table, M, N, K, x_row, row_bytes, row_blocks,
     y, bias, xa, b, scaling, R, xa_row, xa_parts, partials, arrived,
-    DTYPE: tl.constexpr, RESCALE: tl.constexpr, BLOCK_SIZE: tl.constexpr, DOUBLE: tl.constexpr,
+    DTYPE: tl.constexpr, RESCALE: tl.constexpr, SCALE_VALUES: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, DOUBLE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPAN: tl.constexpr,
     HAS_BIAS: tl.constexpr, BLOCK_R: tl.constexpr, SPLIT_K: tl.constexpr,
 ):  # fmt: skip
@@ -143,7 +148,8 @@ def linear_kernel(
 
     The pairs that the table gives are, joined, the register operand of wgmma as it stands: neighbours along `in` lie
     in one 32-bit register there. DTYPE is what is multiplied; with RESCALE, x becomes float16 after an exact power of
-    two, since a float16 table is ten times more exact than a bfloat16 one but its range is small.
+    two, since a float16 table is ten times more exact than a bfloat16 one but its range is small. With SCALE_VALUES
+    the absmax goes to the values, as when dequantising: fewer products where x has more rows than a step has columns.
     """
     tile_n, split, tile_m = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -165,19 +171,33 @@ def linear_kernel(
         following = block + tl.minimum(step + 1, last - 1) * BLOCK_K // BLOCK_SIZE
         next_s = _block_absmax(absmax, nested_absmax, nested_map, nested_offset, following, DOUBLE)
         byte = tl.load(codes_tile + step * (BLOCK_K // 2)).to(tl.int32)
-        even, odd = _halves(tl.load(table + byte), DTYPE)
-        values = tl.join(even, odd).reshape(BLOCK_N, BLOCK_K)
+        values = _in_order(tl.load(table + byte), s, DTYPE, SCALE_VALUES)
         rows = tl.load(x_tile + step * BLOCK_K, mask=real, other=0.0)
         if RESCALE:
             rows = (rows.to(tl.float32) * scale[:, None]).to(DTYPE)
-        partial = tl.dot(values, rows.T, input_precision="ieee")
-        acc = tl.fma(partial, s[:, None], acc)
+        if SCALE_VALUES:
+            acc = tl.dot(values, rows.T, acc, input_precision="ieee")
+        else:
+            acc = tl.fma(tl.dot(values, rows.T, input_precision="ieee"), s[:, None], acc)
         s = next_s
     if RESCALE:
         acc *= unscale[None, :]
     tile = tile_m * tl.num_programs(0) + tile_n
     finish(acc, n, m, N, M, tile, split, y, bias, xa, b, scaling, R, xa_row, xa_parts, partials, arrived,
            HAS_BIAS, BLOCK_R, SPLIT_K)  # fmt: skip
+
+
+@triton.jit
+def _in_order(word, s, DTYPE: tl.constexpr, SCALE_VALUES: tl.constexpr):
+    """Words [rows, k] of two values -> the values [rows, 2 k], times the absmax s [rows] with SCALE_VALUES."""
+    even, odd = _halves(word, DTYPE)
+    if SCALE_VALUES:
+        even = (even.to(tl.float32) * s[:, None]).to(DTYPE)
+        odd = (odd.to(tl.float32) * s[:, None]).to(DTYPE)
+    # As integers until they lie in order: from floats, Triton 3.6 and 3.9 fail to compile the product for Blackwell.
+    INTEGER: tl.constexpr = tl.uint32 if DTYPE.primitive_bitwidth == 32 else tl.uint16
+    joined = tl.join(even.to(INTEGER, bitcast=True), odd.to(INTEGER, bitcast=True))
+    return joined.reshape(word.shape[0], 2 * word.shape[1]).to(DTYPE, bitcast=True)
 
 
 @triton.jit
@@ -215,7 +235,8 @@ def linear(x: Tensor, w: NF4Weight, tile: Tile, bias: Tensor | None = None, up: 
     linear_kernel[(tiles_n, splits, tiles_m)](
         x, w.codes, *_absmax(w), pair_table(dtype, x.device), rows, out, columns,
         x.stride(0), columns // 2, columns // w.block_size,
-        DTYPE=TRITON_DTYPES[dtype], RESCALE=rescale, BLOCK_SIZE=w.block_size, DOUBLE=w.double_quant,
+        DTYPE=TRITON_DTYPES[dtype], RESCALE=rescale, SCALE_VALUES=tile.block_m > block_k,
+        BLOCK_SIZE=w.block_size, DOUBLE=w.double_quant,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=block_k, SPAN=SPAN,
         **epilogue(y, bias, up, tile, splits),
         num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=False,

@@ -27,19 +27,19 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# (rows of x up to which, tile). From registers and shared memory of the compiled code (`python -m benchmarks.codegen`):
-# wgmma takes 64 rows of W per group of four warps and 16 columns at least suit every chip; 128 rows halve the reads of
-# x from L2, which at M = 16 and 64 rows are as many bytes as those of W; 128 x 128 needs eight warps, four would spill.
-# Above 128 rows the product is limited by arithmetic, not by bytes: reading 4 bits instead of 16 could at best gain
+# (rows of x up to which, tile). What the compiled code shows (`python -m benchmarks.codegen`, sm_90) chose these tiles;
+# a GPU has not measured them yet. wgmma takes 64 rows of W for each four warps and every chip 16 columns; 128 rows of W
+# halve the reads of x from L2, which with 64 rows and M = 16 would be as many bytes as those of W; at M = 64 and 128
+# eight warps take 128 registers a thread, where four take 230 or spill.
+# Above 128 rows the product is limited by arithmetic, not by bytes: reading 4 bits instead of 16 could gain at most
 # 1.4 times at 128 and nothing from 184 on (790 TFLOP/s over 4.3 TB/s, an H200), and a library's GEMM is better at that.
 FUSED = (
     (16, Tile(16, 128, 4, 4)),
-    (64, Tile(64, 128, 4, 3)),
+    (64, Tile(64, 128, 8, 3)),
     (128, Tile(128, 128, 8, 3)),
 )
 FUSED_ROWS = FUSED[-1][0]
-# Programs a multiprocessor should have, so that some load while others compute; in shared memory 6 of the smallest fit.
-PROGRAMS_PER_PROCESSOR = 4
+PROGRAMS_PER_PROCESSOR = 4  # so that some load while others compute; as many of the smallest tile as registers allow
 FEWEST_STEPS = 8  # of a program's loop over `in`: below that, starting and ending it costs more than the loop
 
 
