@@ -1,17 +1,23 @@
 # The verbs of the project. `make fit` and `make test` set up what they need on a machine with only Python and make.
 PYTHON ?= python3
 VENV := .venv
+KERNEL_TESTS := tests/triton tests/kernels/test_ops.py
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# An older Triton beside the one installed: what compiles under both is tested without a GPU (tests/benchmarks).
+OLD_TRITON := $(VENV)/triton-3.6
 
 .PHONY: help setup fit test faults study bench test-gpu bench-gpu lint
 
 help:
 	@echo "make fit        fine-tune the embedded model in 4 bits on eight languages: a minute, no download of a model"
 	@echo "make test       units, peers and real data, on a CPU"
-	@echo "make bench      quantise, dequantise and linear beside bitsandbytes on this machine"
+	@echo "make bench      the kernels on this machine beside bitsandbytes and peft"
 	@echo "make lint       ruff and ruff-format"
-	@echo "make faults | study | test-gpu | bench-gpu    say what they wait for"
+	@echo "make test-gpu   the Triton kernels on this machine's GPU; installs nothing"
+	@echo "make bench-gpu  the kernels and a training step on it, beside their peers; OUT=DIR keeps the results there"
+	@echo "make faults | study    say what they wait for"
 
 # The stamp is newer than both files when the environment is up to date, so a second run starts at once.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -30,9 +36,15 @@ fit: setup
 	@echo "Fine-tuning the embedded model (1.2 million parameters, 4 bits) on instructions in eight languages."
 	$(BIN)/python -m maple.fit
 
-test: setup
+$(OLD_TRITON):
+	@echo "Fetching Triton 3.6 for the compilation tests, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==3.6.0
+
+test: setup $(OLD_TRITON)
 	@echo "Testing everything beside the real peft, bitsandbytes and transformers: a few minutes."
 	$(BIN)/python -m pytest
+	@echo "And the Triton kernels in the interpreter, which needs a process of its own."
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
 
 bench: setup
 	$(BIN)/python -m benchmarks.kernels
@@ -47,5 +59,11 @@ faults:
 study:
 	@echo "make study: nothing to run yet; it comes with python -m maple.study."
 
-test-gpu bench-gpu:
-	@echo "make $@: nothing to run yet; it comes with the Triton kernels."
+# Both install nothing and need no network: on a borrowed GPU, PYTHON is whatever python there has PyTorch, and OUT the
+# folder whose files come back. At most 3 and 6 minutes.
+test-gpu:
+	$(PYTHON) -m pytest $(KERNEL_TESTS)
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.kernels $(if $(OUT),--out $(OUT))
+	$(PYTHON) -m benchmarks.train $(if $(OUT),--out $(OUT))

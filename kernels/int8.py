@@ -19,7 +19,7 @@ TILE_COLUMNS, TILE_ROWS, DEQUANTIZE_WARPS = 512, 4, 8
 BLOCK_K = 64  # columns that a step of the product takes: 64 bytes of codes a row, four steps of wgmma
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "columns"])
 def dequantize_kernel(
     codes, absmax, out, rows, columns, codes_row, out_row,
     DTYPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
@@ -46,7 +46,7 @@ def dequantize(w: Int8Weight, out: Tensor, rows: slice = ALL, columns: slice = A
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "xa_parts"])  # one compilation for 1 to 16 rows, not three
 def linear_kernel(
     x, codes, absmax, M, N, K, x_row,
     y, bias, xa, b, scaling, R, xa_row, xa_parts, partials, arrived,

@@ -46,7 +46,7 @@ def _dropped(tile, rows, columns, seed, threshold, keep_scale):
     return tl.where(kept(rows, columns, seed, threshold), scaled, 0.0)
 
 
-@triton.jit(do_not_specialize=["seed", "threshold"])
+@triton.jit(do_not_specialize=["M", "seed", "threshold"])
 def down_kernel(
     x, a, xa, copy, M, K, R, x_row, copy_row, seed, threshold, keep_scale,
     DROPOUT: tl.constexpr, COPY: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -92,7 +92,7 @@ def down(x: Tensor, a: Tensor, dropout: float, seed: int | None, copy: Tensor | 
     return xa
 
 
-@triton.jit(do_not_specialize=["seed", "threshold"])
+@triton.jit(do_not_specialize=["M", "seed", "threshold"])
 def grad_a_kernel(
     g, x, parts, M, K, R, x_row, rows_each, seed, threshold, keep_scale,
     BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -127,7 +127,7 @@ def grad_a(g: Tensor, x: Tensor, dropout: float, seed: int) -> Tensor:
     return parts.sum(0)
 
 
-@triton.jit(do_not_specialize=["seed", "threshold"])
+@triton.jit(do_not_specialize=["M", "seed", "threshold"])
 def grad_x_kernel(
     g, a, dx, M, K, R, seed, threshold, keep_scale,
     BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,

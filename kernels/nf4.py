@@ -66,7 +66,7 @@ def _word(first, second, DTYPE: tl.constexpr):
 # ------------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_block", "blocks", "width", "row_blocks", "bytes_in_all"])
 def dequantize_kernel(
     codes, absmax, nested_absmax, nested_map, nested_offset, table, out,
     first_block, blocks, width, row_blocks, out_row, bytes_in_all,
@@ -133,7 +133,7 @@ def pair_table(dtype: torch.dtype, device: torch.device) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "row_blocks", "xa_parts"])  # one compilation for 1 to 16 rows, not three
 def linear_kernel(
     x, codes, absmax, nested_absmax, nested_map, nested_offset, table, M, N, K, x_row, row_bytes, row_blocks,
     y, bias, xa, b, scaling, R, xa_row, xa_parts, partials, arrived,

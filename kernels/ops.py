@@ -352,7 +352,9 @@ def _check_x(x: Tensor, w: Weight, bias: Tensor | None) -> None:
 def _check_pair(x: Tensor, w: Weight, a: Tensor, b: Tensor) -> None:
     out, columns = w.shape
     if a.dim() != 2 or a.shape[1] != columns or a.shape[0] == 0:
-        raise ValueError(f"a must be [r, {columns}] for a weight {[out, columns]}, found {list(a.shape)}")
+        raise ValueError(
+            f"a must be [r, {columns}] with r at least 1 for a weight {[out, columns]}, found {list(a.shape)}"
+        )
     if list(b.shape) != [out, a.shape[0]]:
         raise ValueError(f"b must be {[out, a.shape[0]]} for a {list(a.shape)}, found {list(b.shape)}")
     for name, tensor in (("a", a), ("b", b)):

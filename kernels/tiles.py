@@ -7,6 +7,8 @@ which Hopper's wgmma takes from registers, and never passes through shared memor
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 
 ALL = slice(None)
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+MOST_SPLIT_TILES = 4096  # a sum is split where tiles are fewer than programs wanted, 1,216 on the largest chip here
+CALLS = 256  # split products that may be under way at once
 
 
 class Tile(NamedTuple):
@@ -82,15 +87,25 @@ def epilogue(y: Tensor, bias: Tensor | None, up: LoraUp | None, tile: Tile, spli
         tiles = triton.cdiv(y.shape[0], tile.block_m) * triton.cdiv(y.shape[1], tile.block_n)
         size = tiles * splits * tile.block_n * tile.block_m
         arguments["partials"] = torch.empty(size, dtype=torch.float32, device=y.device)
-        stream = torch.cuda.current_stream(y.device).cuda_stream if y.is_cuda else 0
-        arguments["arrived"] = _counters(triton.next_power_of_2(tiles), y.device, stream)
+        arguments["arrived"] = _counters(y.device)
     return arguments
 
 
+def _counters(device: torch.device) -> Tensor:
+    """Zeros that the programs of a split product are counted in, and that its kernel leaves as zeros.
+
+    Products under way at the same time on several streams must not share them, so each takes the next of CALLS sets.
+    """
+    pool, calls = _counter_pool(device)
+    return pool[next(calls) % CALLS]
+
+
 @functools.cache
-def _counters(tiles: int, device: torch.device, stream: int) -> Tensor:
-    """Zeros that a split product counts its programs in and leaves as zeros; one set a stream, as streams overlap."""
-    return torch.zeros(tiles, dtype=torch.int32, device=device)
+def _counter_pool(device: torch.device) -> tuple[Tensor, Iterator[int]]:
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # The zeros would be written when the graph is replayed, and others count in them before that.
+        raise RuntimeError("the first product with a packed weight must not be captured in a CUDA graph: warm up once")
+    return torch.zeros(CALLS, MOST_SPLIT_TILES, dtype=torch.int32, device=device), itertools.count()
 
 
 @triton.jit
