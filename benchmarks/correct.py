@@ -1,7 +1,7 @@
 """Is our result right? Asked of every point before it is timed: of a wrong one no time is reported.
 
 The bound is that of the tests: at most twice the error of plain PyTorch (dequantise + matmul in the same dtype), or
-four float32 roundings of the largest sum, both against float64.
+four float32 roundings of the largest sum, or two of the largest result in its dtype, all against float64.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def wrong(point: Point, o: Operands, results: list[Tensor]) -> tuple[str, float 
         count = len(point.outs) + point.train  # y, and dX: of these the rows; dA and dB come whole
         results = [result[rows] for result in results[:count]] + results[count:]
     for i, (found, right, near, size) in enumerate(zip(results, exact, plain, sizes, strict=True)):
-        error, allowed = _largest(found, right), max(2 * _largest(near, right), 4 * 2**-23 * size.abs().max().item())
+        roundings = torch.finfo(near.dtype).eps * right.abs().max().item()
+        error = _largest(found, right)
+        allowed = max(2 * _largest(near, right), 4 * 2**-23 * size.abs().max().item(), roundings)
         if not error <= allowed:  # NaN is not either
             return f"result {i + 1} of {len(exact)} is off by {error:.3g}, {allowed:.3g} is allowed", None
     return "", ((results[0].double() - exact[0]).norm() / exact[0].norm()).item()

@@ -4,10 +4,12 @@
     y = kernels.linear(x, w)
     y = kernels.lora_linear(x, w, a, b, scaling=alpha / rank)
 
-`naive.py` is the specification in plain PyTorch and what a CPU runs, `packed.py` the bytes, `ops.py` what is called.
+`packed.py` has the bytes; `naive.py` is the specification in plain PyTorch and what a CPU runs, `gpu.py` the same in
+Triton (`nf4.py`, `int8.py`, `lora.py`, `tiles.py`); `ops.py` is what is called, and what autograd and compilers see.
 """
 
-from kernels.ops import FLOATS, linear, lora_linear, lora_linear_grouped, quantize
+from kernels.checks import FLOATS
+from kernels.ops import dequantize, linear, lora_linear, lora_linear_grouped, quantize
 from kernels.packed import BLOCK_SIZES, Int8Weight, NF4Weight, Weight
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "Int8Weight",
     "NF4Weight",
     "Weight",
+    "dequantize",
     "linear",
     "lora_linear",
     "lora_linear_grouped",

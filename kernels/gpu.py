@@ -21,8 +21,8 @@ from kernels.tiles import ALL, LoraUp, Tile, tile_for
 
 # Bytes of the scratch: half of an H200's 50 MB of L2, so that a piece and what is multiplied with it fit together.
 SCRATCH = 24 << 20
-ALIGNED = 128  # rows and columns of a piece: whole tiles of a library's GEMM
-ROW_ALIGNED = 16  # elements: rows of the scratch and of [x | s XA] begin on 32 bytes, whatever the rank
+ALIGNED = 128  # rows or columns of a piece: whole tiles of a library's GEMM
+ROW_ALIGNED = 16  # elements that rows of the scratch and of [x | s XA] are a multiple of apart: 32 bytes of 16-bit ones
 
 
 def linear(x: Tensor, w: Weight, bias: Tensor | None) -> Tensor:
@@ -57,7 +57,7 @@ def lora_linear(
         ups = map(LoraUp, parts.split(ranks, dim=2), b, scalings)
         ys = [_module(w).linear(x, w, tile, bias, up) for w, bias, up in zip(ws, biases, ups, strict=True)]
         return ys, parts.sum(0).to(x.dtype)
-    window = torch.empty(rows, _aligned(columns + max(ranks)), dtype=x.dtype, device=x.device)  # [x | s XA]
+    window = _matrix(rows, columns + max(ranks), x)  # [x | s XA]
     xa = lora.down(x, stacked_a, dropout, seed, copy=window[:, :columns])[0]
     ys = []
     for w, bias, scaling, b_i, xa_i in zip(ws, biases, scalings, b, xa.split(ranks, dim=1), strict=True):
@@ -113,11 +113,8 @@ def _module(w: Weight):
 
 def _fused_tile(x: Tensor, ws: Sequence[Weight]) -> Tile | None:
     """The tile of the fused product, or None where it is not the faster one or cannot scale a block's partial sum."""
-    return tile_for(x.shape[0]) if all(map(_fusable, ws)) else None
-
-
-def _fusable(w: Weight) -> bool:
-    return not isinstance(w, Tensor) and _divisible(w)
+    fusable = all(not isinstance(w, Tensor) and _divisible(w) for w in ws)
+    return tile_for(x.shape[0]) if fusable else None
 
 
 def _fill(w: Weight, out: Tensor, rows: slice = ALL, columns: slice = ALL) -> Tensor:
@@ -128,14 +125,15 @@ def _fill(w: Weight, out: Tensor, rows: slice = ALL, columns: slice = ALL) -> Te
     return out.copy_(w[rows, columns])
 
 
-def _aligned(columns: int) -> int:
-    return -(-columns // ROW_ALIGNED) * ROW_ALIGNED
+def _matrix(rows: int, columns: int, like: Tensor) -> Tensor:
+    """An empty matrix whose rows begin on 32 bytes, whatever `columns`, in the dtype and on the device of `like`."""
+    return like.new_empty(rows, -(-columns // ROW_ALIGNED) * ROW_ALIGNED)[:, :columns]
 
 
-def _ranges(length: int, other: int, dtype: torch.dtype, multiple: int) -> Iterator[slice]:
-    """Pieces of `length` rows of `other` elements that each fit the scratch, in multiples of `multiple`."""
-    step = max(1, SCRATCH // (other * dtype.itemsize) // multiple) * multiple
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+def _pieces(length: int, other: int, itemsize: int, multiple: int) -> list[slice]:
+    """Ranges of `length` rows (or columns) of `other` elements that each fit the scratch, `multiple` of them at least."""
+    step = max(1, SCRATCH // (other * itemsize) // multiple) * multiple
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _divisible(w: Weight) -> bool:
@@ -146,7 +144,7 @@ def _divisible(w: Weight) -> bool:
 def _product(x: Tensor, w: Weight, bias: Tensor | None, b: Tensor | None = None) -> Tensor:
     """x W^T + bias, or [x | s XA] [W | B]^T + bias: each piece of rows of W makes columns of y."""
     y = torch.empty(x.shape[0], w.shape[0], dtype=x.dtype, device=x.device)
-    for rows, piece in _row_pieces(w, x.dtype, b):
+    for rows, piece in _row_pieces(w, x, b):
         if bias is None:
             torch.mm(x, piece.T, out=y[:, rows])
         else:
@@ -154,25 +152,23 @@ def _product(x: Tensor, w: Weight, bias: Tensor | None, b: Tensor | None = None)
     return y
 
 
-def _row_pieces(w: Weight, dtype: torch.dtype, b: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, those rows of W as floats, of B beside them): the scratch, which the next piece overwrites."""
+def _row_pieces(w: Weight, x: Tensor, b: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, those rows of W as floats like x, of B beside them): the scratch, which the next piece overwrites."""
+    if not _divisible(w):
+        w = dequantize(w, x.dtype)
+    if isinstance(w, Tensor) and b is None:
+        yield ALL, w.to(x.dtype)
+        return
     out, columns = w.shape
-    if b is None and isinstance(w, Tensor):
-        yield ALL, w.to(dtype)
-    elif b is None and not _divisible(w):
-        yield ALL, dequantize(w, dtype)
-    else:
-        end = columns + (0 if b is None else b.shape[1])
-        whole = None if _divisible(w) else dequantize(w, dtype)
-        scratch = None
-        for rows in _ranges(out, _aligned(end), dtype, ALIGNED):
-            if scratch is None:
-                scratch = torch.empty(rows.stop, _aligned(end), dtype=dtype, device=w.device)
-            piece = scratch[: rows.stop - rows.start, :end]
-            _fill(w if whole is None else whole, piece[:, :columns], rows)
-            if b is not None:
-                piece[:, columns:].copy_(b[rows])
-            yield rows, piece
+    width = columns if b is None else columns + b.shape[1]
+    pieces = _pieces(out, width, x.element_size(), ALIGNED)
+    scratch = _matrix(pieces[0].stop, width, x)
+    for rows in pieces:
+        piece = scratch[: rows.stop - rows.start]
+        _fill(w, piece[:, :columns], rows=rows)
+        if b is not None:
+            piece[:, columns:].copy_(b[rows])
+        yield rows, piece
 
 
 def _scaled(scaling: float, one: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
@@ -187,23 +183,21 @@ def _add_product_transposed(dx: Tensor | None, dy: Tensor, w: Weight) -> Tensor:
     fresh = dx is None
     if fresh:
         dx = torch.empty(dy.shape[0], w.shape[1], dtype=dy.dtype, device=dy.device)
-    for piece, floats in _column_pieces(w, dy.dtype):
-        target = dx[:, piece]
-        torch.addmm(target, dy, floats, beta=0 if fresh else 1, out=target)
+    for columns, piece in _column_pieces(w, dy):
+        target = dx[:, columns]
+        torch.addmm(target, dy, piece, beta=0 if fresh else 1, out=target)
     return dx
 
 
-def _column_pieces(w: Weight, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """(columns, those columns of W as floats): the scratch, which the next piece overwrites."""
-    out, columns = w.shape
-    if isinstance(w, Tensor) or not _divisible(w):
-        yield ALL, w.to(dtype) if isinstance(w, Tensor) else dequantize(w, dtype)
+def _column_pieces(w: Weight, dy: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(columns, those columns of W as floats like dY): the scratch, which the next piece overwrites."""
+    if not _divisible(w):
+        w = dequantize(w, dy.dtype)
+    if isinstance(w, Tensor):
+        yield ALL, w.to(dy.dtype)
         return
     multiple = max(ALIGNED, w.block_size) if isinstance(w, NF4Weight) else ALIGNED
-    scratch = None
-    for piece in _ranges(columns, out, dtype, multiple):
-        if scratch is None:
-            scratch = torch.empty(out * _aligned(piece.stop), dtype=dtype, device=w.device)
-        width = piece.stop - piece.start
-        floats = scratch[: out * _aligned(width)].view(out, _aligned(width))[:, :width]
-        yield piece, _fill(w, floats, columns=piece)
+    pieces = _pieces(w.shape[1], w.shape[0], dy.element_size(), multiple)
+    scratch = _matrix(w.shape[0], pieces[0].stop, dy)
+    for columns in pieces:
+        yield columns, _fill(w, scratch[:, : columns.stop - columns.start], columns=columns)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from kernels import naive
+from kernels.checks import FLOATS, check_backend, check_pair, check_weight, check_x
 from kernels.packed import Int8Weight, NF4Weight, Weight, check_block_size
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # a float8 weight has a scale beside it
 TRITON_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FIELDS = 5  # of a weight: how many tensors, whether a bias follows, block_size, out, in
 OLDEST = (8, 0)  # compute capability (A100): what the kernels are compiled for in the tests, and has bfloat16
@@ -31,8 +31,7 @@ def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: 
     `double_quant` (bits 4) quantises the absmax to 8 bits as well: 4.127 instead of 4.5 bits a weight at block 64.
     Raises ValueError for a weight that is no float matrix or holds NaN or inf, and for bits or block sizes unknown.
     """
-    if weight.dim() != 2 or weight.dtype not in FLOATS or weight.numel() == 0:
-        raise ValueError(f"weight must be a float matrix [out, in], found {list(weight.shape)} of {weight.dtype}")
+    check_weight(weight)
     if bits == 8:
         return naive.quantize_int8(weight)
     if bits != 4:
@@ -43,7 +42,7 @@ def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: 
 
 def dequantize(w: Weight, dtype: torch.dtype = torch.float32, backend: str | None = None) -> Tensor:
     """A weight as floats [out, in] of `dtype`: products in float32, rounded once."""
-    _check_backend(backend)
+    check_backend(backend)
     if dtype not in FLOATS:
         raise ValueError(f"dtype is {dtype}; a weight is dequantised to {', '.join(map(str, FLOATS))}")
     return torch.ops.maple.dequantize(*_flatten([w], [None]), dtype, backend or "")
@@ -56,8 +55,8 @@ def linear(x: Tensor, w: Weight, bias: Tensor | None = None, backend: str | None
     None: Triton on a GPU, and on a CPU under TRITON_INTERPRET=1. Raises ValueError for shapes, dtypes or devices that
     do not fit, and where "triton" cannot run.
     """
-    _check_backend(backend)
-    _check_x(x, w, bias)
+    check_backend(backend)
+    check_x(x, w, bias)
     y = torch.ops.maple.linear(x.reshape(-1, x.shape[-1]), *_flatten([w], [bias]), backend or "")
     return y.view(*x.shape[:-1], w.shape[0])
 
@@ -97,7 +96,7 @@ def lora_linear_grouped(
 
     Equal to calling `lora_linear` for each with the same seed. Ranks may differ.
     """
-    _check_backend(backend)
+    check_backend(backend)
     biases = [None] * len(ws) if biases is None else list(biases)
     counts = {"ws": len(ws), "a": len(a), "b": len(b), "scalings": len(scalings), "biases": len(biases)}
     if len(set(counts.values())) != 1 or not ws:
@@ -107,8 +106,8 @@ def lora_linear_grouped(
     if dropout and seed is None:
         raise ValueError("dropout needs a seed: the mask is a hash of it")
     for w, bias, a_i, b_i in zip(ws, biases, a, b, strict=True):
-        _check_x(x, w, bias)
-        _check_pair(x, w, a_i, b_i)
+        check_x(x, w, bias)
+        check_pair(x, w, a_i, b_i)
     if not isinstance(seed, Tensor):
         seed = torch.tensor(0 if seed is None else seed, dtype=torch.int64)
     rows = x.reshape(-1, x.shape[-1])
@@ -277,7 +276,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Which backend, and what does not fit
+# Which backend
 # ------------------------------------------------------------------------------------------------------------------
 
 
@@ -320,45 +319,3 @@ def _too_old(device: torch.device) -> str | None:
         return None
     warnings.warn(f"{reason}: weights are dequantised by plain PyTorch, which is slower", stacklevel=2)
     return reason
-
-
-def _check_backend(backend: str | None) -> None:
-    if backend not in (None, "naive", "triton"):
-        raise ValueError(f"backend is {backend!r}; there are 'naive' and 'triton'")
-
-
-def _check_x(x: Tensor, w: Weight, bias: Tensor | None) -> None:
-    out, columns = w.shape
-    if x.dtype not in FLOATS or x.dim() == 0 or x.shape[-1] != columns:
-        raise ValueError(
-            f"x must be floats [..., {columns}] for a weight {[out, columns]}, found {list(x.shape)} of {x.dtype}"
-        )
-    if isinstance(w, Tensor) and w.requires_grad:
-        raise ValueError("the weight requires a gradient; a frozen one is expected: weight.requires_grad_(False)")
-    if w.device != x.device:
-        raise ValueError(f"x lies on {x.device}, the weight on {w.device}")
-    if bias is None:
-        return
-    if list(bias.shape) != [out] or bias.dtype not in FLOATS:
-        raise ValueError(
-            f"bias must be floats [{out}] for a weight {[out, columns]}, found {list(bias.shape)} of {bias.dtype}"
-        )
-    if bias.requires_grad:
-        raise ValueError("the bias requires a gradient; a frozen one is expected: bias.requires_grad_(False)")
-    if bias.device != x.device:
-        raise ValueError(f"x lies on {x.device}, the bias on {bias.device}")
-
-
-def _check_pair(x: Tensor, w: Weight, a: Tensor, b: Tensor) -> None:
-    out, columns = w.shape
-    if a.dim() != 2 or a.shape[1] != columns or a.shape[0] == 0:
-        raise ValueError(
-            f"a must be [r, {columns}] with r at least 1 for a weight {[out, columns]}, found {list(a.shape)}"
-        )
-    if list(b.shape) != [out, a.shape[0]]:
-        raise ValueError(f"b must be {[out, a.shape[0]]} for a {list(a.shape)}, found {list(b.shape)}")
-    for name, tensor in (("a", a), ("b", b)):
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} must be floats, found {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"x lies on {x.device}, {name} on {tensor.device}")

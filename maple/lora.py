@@ -13,8 +13,8 @@ The gradients, with dY = dL/dy and x' = dropout(x):
     G  = scaling * dY B        [M, r], computed once
     dA = G^T x'                dB = scaling * dY^T (x' A^T)        dX = dY W + dropout'(G A)
 
-They are written out in `kernels/naive.py` (class LoRALinear): x' A^T is saved, G serves both dA and dX, the LoRA part
-is added to the base output in place, and the mask of the dropout is a hash that is computed again instead of kept.
+They are written out in `kernels/naive.py` (lora_linear_backward): x' A^T is saved, G serves both dA and dX, the LoRA
+part is added to the base output in place, and the mask of the dropout is a hash that is computed again, not kept.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ BACKENDS = ["naive", "triton"] if ops.interpreting() else ["naive"]  # `make tes
         (lambda: kernels.linear(X, W, bias=torch.zeros(8, device="meta")), "x lies on cpu, the bias on meta"),
         (lambda: kernels.linear(X, W, bias=torch.zeros(8, dtype=torch.int8)), "bias must be floats .* of torch.int8"),
         (
-            lambda: kernels.ops.dequantize(W, torch.int8),
+            lambda: kernels.dequantize(W, torch.int8),
             "dtype is torch.int8; a weight is dequantised to torch.float64",
         ),
         (lambda: kernels.linear(X, W, backend="cuda"), "backend is 'cuda'"),

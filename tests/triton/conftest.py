@@ -6,11 +6,11 @@ import torch
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
-    for name in ("empty", "empty_like"):
-        original = getattr(torch, name)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        original = getattr(owner, name)
 
         def poisoned(*args, original=original, **kwargs):
             tensor = original(*args, **kwargs)
             return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
-        monkeypatch.setattr(torch, name, poisoned)
+        monkeypatch.setattr(owner, name, poisoned)

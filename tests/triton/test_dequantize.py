@@ -27,7 +27,7 @@ def assert_same_bits(found, expected):
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 def test_nf4_of_every_block_size(block_size, double_quant, dtype):
     w = packed(4, 24, 172, block_size=block_size, double_quant=double_quant)
-    assert_same_bits(kernels.ops.dequantize(w, dtype, "triton"), naive.dequantize(w, dtype))
+    assert_same_bits(kernels.dequantize(w, dtype, "triton"), naive.dequantize(w, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -35,7 +35,7 @@ def test_nf4_of_every_block_size(block_size, double_quant, dtype):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_odd_shapes(shape, bits, dtype):
     w = packed(bits, *shape)
-    assert_same_bits(kernels.ops.dequantize(w, dtype, "triton"), naive.dequantize(w, dtype))
+    assert_same_bits(kernels.dequantize(w, dtype, "triton"), naive.dequantize(w, dtype))
 
 
 def test_nothing_is_written_past_the_end():
