@@ -131,7 +131,7 @@ def _matrix(rows: int, columns: int, like: Tensor) -> Tensor:
 
 
 def _pieces(length: int, other: int, itemsize: int, multiple: int) -> list[slice]:
-    """Ranges of `length` rows (or columns) of `other` elements that each fit the scratch, `multiple` of them at least."""
+    """Ranges of `length` rows (or columns) of `other` elements that each fit the scratch, in steps of `multiple`."""
     step = max(1, SCRATCH // (other * itemsize) // multiple) * multiple
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 

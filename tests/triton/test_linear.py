@@ -56,10 +56,10 @@ def test_fused_nf4_of_every_block_size(block_size, double_quant, dtype):
 @pytest.mark.parametrize(("rows", "out"), [(1, 1), (3, 17), (17, 3), (172, 1), (1, 172), (17, 172), (1, 4097)])
 @pytest.mark.parametrize(("bits", "columns"), [(4, 128), (8, 172), (8, 1), (8, 17)])
 def test_fused_at_odd_shapes(bits, rows, out, columns, dtype):
-    w = packed(bits, out, columns)
-    x = torch.randn(rows, columns, device=DEVICE).to(dtype)
-    module = nf4 if bits == 4 else int8
-    check(module.linear(x, w, SMALL), x, w)
+    w, module = packed(bits, out, columns), nf4 if bits == 4 else int8
+    # Where there are few numbers, plain PyTorch's errors may all happen to be small: so many draws, judged together.
+    xs = [torch.randn(rows, columns, device=DEVICE).to(dtype) for _ in range(max(1, 64 // (rows * out)))]
+    check(torch.cat([module.linear(x, w, SMALL) for x in xs]), torch.cat(xs), w)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
