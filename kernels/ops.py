@@ -7,22 +7,21 @@ An operator is opaque to torch.compile, which needs only the shapes of its resul
 decided by device and shape is decided inside. A weight goes in as its tensors and a few numbers.
 """
 
+from __future__ import annotations
+
 import functools
-import importlib.util
-import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from kernels import naive
+from kernels.backend import choose
 from kernels.checks import FLOATS, check_backend, check_pair, check_weight, check_x
 from kernels.packed import Int8Weight, NF4Weight, Weight, check_block_size
 
-TRITON_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FIELDS = 5  # of a weight: how many tensors, whether a bias follows, block_size, out, in
-OLDEST = (8, 0)  # compute capability (A100): what the kernels are compiled for in the tests, and has bfloat16
 
 
 def quantize(weight: Tensor, bits: int = 4, block_size: int = 64, double_quant: bool = False) -> Weight:
@@ -146,176 +145,156 @@ def _unflatten(tensors: Sequence[Tensor], layout: Sequence[int]) -> tuple[list[W
     return ws, biases
 
 
-@torch.library.custom_op("maple::dequantize", mutates_args=())
-def _dequantize(tensors: Sequence[Tensor], layout: Sequence[int], dtype: torch.dtype, backend: str) -> Tensor:
+# The schemas are written out, and autograd is told by a Function of flat arguments. torch.library.custom_op does both by
+# itself, but its way through lists of tensors took 0.3 ms a layer and step, as long as a small layer itself.
+LIBRARY = torch.library.Library("maple", "DEF")
+WEIGHTS = "Tensor[] tensors, int[] layout"
+LORA = f"{WEIGHTS}, float[] scalings, Tensor[] a, Tensor[] b, float dropout, Tensor seed"
+LIBRARY.define(f"dequantize({WEIGHTS}, ScalarType dtype, str backend) -> Tensor")
+LIBRARY.define(f"linear(Tensor x, {WEIGHTS}, str backend) -> Tensor")
+LIBRARY.define(f"linear_grad_x(Tensor dy, {WEIGHTS}, str backend) -> Tensor")
+# y_1, ..., y_g and XA
+LIBRARY.define(f"lora_linear(Tensor x, {LORA}, str backend) -> Tensor[]")
+# dA of the stacked A, dB_1, ..., dB_g and, with needs_dx, dX, all in the dtype of x
+LIBRARY.define(
+    f"lora_linear_backward(Tensor[] dys, Tensor x, Tensor xa, {LORA}, bool needs_dx, str backend) -> Tensor[]"
+)
+
+
+def _computes(name: str) -> Callable:
+    """Registers what an operator computes, on every device."""
+    return lambda function: LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+
+
+def _looks_like(name: str) -> Callable:
+    """Registers the shapes and dtypes of an operator's results, for compilers."""
+    return torch.library.register_fake(f"maple::{name}", lib=LIBRARY)
+
+
+@_computes("dequantize")
+def _dequantize(tensors, layout, dtype, backend):
     ((w,), _) = _unflatten(tensors, layout)
-    return _backend(backend, w.device, dtype).dequantize(w, dtype)
+    return choose(backend, w.device, dtype).dequantize(w, dtype)
 
 
-@_dequantize.register_fake
+@_looks_like("dequantize")
 def _(tensors, layout, dtype, backend):
     return tensors[0].new_empty(layout[3:5], dtype=dtype)
 
 
-@torch.library.custom_op("maple::linear", mutates_args=())
-def _linear(x: Tensor, tensors: Sequence[Tensor], layout: Sequence[int], backend: str) -> Tensor:
+@_computes("linear")
+def _linear(x, tensors, layout, backend):
     ((w,), (bias,)) = _unflatten(tensors, layout)
-    return _backend(backend, x.device, x.dtype).linear(_rows(x), w, bias)
+    return choose(backend, x.device, x.dtype).linear(_rows(x), w, bias)
 
 
-@_linear.register_fake
+@_looks_like("linear")
 def _(x, tensors, layout, backend):
     return x.new_empty(x.shape[0], layout[3])
 
 
-@torch.library.custom_op("maple::linear_grad_x", mutates_args=())
-def _linear_grad_x(dy: Tensor, tensors: Sequence[Tensor], layout: Sequence[int], backend: str) -> Tensor:
+@_computes("linear_grad_x")
+def _linear_grad_x(dy, tensors, layout, backend):
     ((w,), _) = _unflatten(tensors, layout)
-    return _backend(backend, dy.device, dy.dtype).linear_grad_x(_rows(dy), w)
+    return choose(backend, dy.device, dy.dtype).linear_grad_x(_rows(dy), w)
 
 
-@_linear_grad_x.register_fake
+@_looks_like("linear_grad_x")
 def _(dy, tensors, layout, backend):
     return dy.new_empty(dy.shape[0], layout[4])
 
 
-def _keep_linear(ctx, inputs, output):
-    _, tensors, ctx.layout, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _linear_backward(ctx, dy):
-    dx = torch.ops.maple.linear_grad_x(dy, list(ctx.saved_tensors), ctx.layout, ctx.backend)
-    return dx, [None] * len(ctx.saved_tensors), None, None
-
-
-_linear.register_autograd(_linear_backward, setup_context=_keep_linear)
-
-
-@torch.library.custom_op("maple::lora_linear", mutates_args=())
-def _lora_linear(
-    x: Tensor,
-    tensors: Sequence[Tensor],
-    layout: Sequence[int],
-    scalings: Sequence[float],
-    a: Sequence[Tensor],
-    b: Sequence[Tensor],
-    dropout: float,
-    seed: Tensor,
-    backend: str,
-) -> list[Tensor]:
-    """Returns y_1, ..., y_g and XA."""
+@_computes("lora_linear")
+def _lora_linear(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     ws, biases = _unflatten(tensors, layout)
-    module = _backend(backend, x.device, x.dtype)
+    module = choose(backend, x.device, x.dtype)
     ys, xa = module.lora_linear(_rows(x), ws, biases, scalings, a, b, dropout, seed.item())
     return [*ys, xa]
 
 
-@_lora_linear.register_fake
+@_looks_like("lora_linear")
 def _(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     widths = [*layout[3::FIELDS], sum(t.shape[0] for t in a)]
     return [x.new_empty(x.shape[0], width) for width in widths]
 
 
-@torch.library.custom_op("maple::lora_linear_backward", mutates_args=())
-def _lora_linear_backward(
-    dys: Sequence[Tensor],
-    x: Tensor,
-    xa: Tensor,
-    tensors: Sequence[Tensor],
-    layout: Sequence[int],
-    scalings: Sequence[float],
-    a: Sequence[Tensor],
-    b: Sequence[Tensor],
-    dropout: float,
-    seed: Tensor,
-    needs_dx: bool,
-    backend: str,
-) -> list[Tensor]:
-    """Returns dA of the stacked A, dB_1, ..., dB_g and, with `needs_dx`, dX, all in the dtype of x."""
+@_computes("lora_linear_backward")
+def _lora_linear_backward(dys, x, xa, tensors, layout, scalings, a, b, dropout, seed, needs_dx, backend):
     ws, _ = _unflatten(tensors, layout)
-    module = _backend(backend, x.device, x.dtype)
+    module = choose(backend, x.device, x.dtype)
     dx, da, dbs = module.lora_linear_backward(
         [_rows(dy) for dy in dys], _rows(x), xa, ws, scalings, a, b, dropout, seed.item(), needs_dx
     )
     return [da, *dbs, *([dx] if needs_dx else [])]
 
 
-@_lora_linear_backward.register_fake
+@_looks_like("lora_linear_backward")
 def _(dys, x, xa, tensors, layout, scalings, a, b, dropout, seed, needs_dx, backend):
     da = x.new_empty(xa.shape[1], x.shape[1])
     return [da, *(x.new_empty(t.shape) for t in b), *([x.new_empty(x.shape)] if needs_dx else [])]
 
 
-def _keep_lora_linear(ctx, inputs, output):
-    x, tensors, ctx.layout, ctx.scalings, a, b, ctx.dropout, seed, ctx.backend = inputs
-    ctx.tensors = len(tensors)
-    ctx.save_for_backward(x, output[-1], seed, *tensors, *a, *b)
+class _Linear(Function):
+    """dX = dY W, the weight being frozen."""
+
+    @staticmethod
+    def forward(ctx, x, layout, backend, *tensors):
+        ctx.layout, ctx.backend = layout, backend
+        ctx.save_for_backward(*tensors)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.maple.linear(x, tensors, layout, backend)
+
+    @staticmethod
+    def backward(ctx, dy):
+        dx = torch.ops.maple.linear_grad_x(dy, ctx.saved_tensors, ctx.layout, ctx.backend)
+        return dx, None, None, *[None] * len(ctx.saved_tensors)
 
 
-def _lora_linear_grads(ctx, grads):
-    x, xa, seed, *rest = ctx.saved_tensors
-    tensors, rest = rest[: ctx.tensors], rest[ctx.tensors :]
-    a, b = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    needs_dx = ctx.needs_input_grad[0]
-    da, *dbs = torch.ops.maple.lora_linear_backward(
-        grads[:-1], x, xa, tensors, ctx.layout, ctx.scalings, a, b, ctx.dropout, seed, needs_dx, ctx.backend
-    )
-    dx = dbs.pop() if needs_dx else None
-    das = da.split([t.shape[0] for t in a])
-    das, dbs = ([grad.to(t.dtype) for grad, t in zip(*pair, strict=True)] for pair in ((das, a), (dbs, b)))
-    return dx, [None] * ctx.tensors, None, None, das, dbs, None, None, None
+class _LoRALinear(Function):
+    """The gradients of x and of each A and B; XA is kept for them."""
+
+    @staticmethod
+    def forward(ctx, x, layout, scalings, dropout, seed, backend, groups, *tensors):
+        """`tensors` are those of the weights, then A_1, ..., A_g, B_1, ..., B_g."""
+        ctx.settings = layout, scalings, dropout, backend, groups
+        weights, a, b = _LoRALinear.parts(tensors, groups)
+        with torch._C._AutoDispatchBelowAutograd():
+            results = torch.ops.maple.lora_linear(x, weights, layout, scalings, a, b, dropout, seed, backend)
+        ctx.save_for_backward(x, results[-1], seed, *tensors)
+        ctx.mark_non_differentiable(results[-1])
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx, *dys):
+        x, xa, seed, *tensors = ctx.saved_tensors
+        layout, scalings, dropout, backend, groups = ctx.settings
+        weights, a, b = _LoRALinear.parts(tensors, groups)
+        needs_dx = ctx.needs_input_grad[0]
+        da, *dbs = torch.ops.maple.lora_linear_backward(
+            dys[:-1], x, xa, weights, layout, scalings, a, b, dropout, seed, needs_dx, backend
+        )
+        dx = dbs.pop() if needs_dx else None
+        grads = [*da.split([t.shape[0] for t in a]), *dbs]
+        grads = [grad.to(t.dtype) for grad, t in zip(grads, (*a, *b), strict=True)]
+        return dx, *[None] * (6 + len(weights)), *grads
+
+    @staticmethod
+    def parts(tensors, groups):
+        """(weights, A, B)."""
+        end = len(tensors)
+        return tensors[: end - 2 * groups], tensors[end - 2 * groups : end - groups], tensors[end - groups :]
 
 
-_lora_linear.register_autograd(_lora_linear_grads, setup_context=_keep_lora_linear)
+@functools.partial(LIBRARY.impl, "linear", dispatch_key="Autograd")
+def _(x, tensors, layout, backend):
+    return _Linear.apply(x, layout, backend, *tensors)
+
+
+@functools.partial(LIBRARY.impl, "lora_linear", dispatch_key="Autograd")
+def _(x, tensors, layout, scalings, a, b, dropout, seed, backend):
+    return list(_LoRALinear.apply(x, layout, scalings, dropout, seed, backend, len(a), *tensors, *a, *b))
 
 
 def _rows(x: Tensor) -> Tensor:
     """A matrix whose rows are neighbours in memory, as kernels read them."""
     return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Which backend
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def interpreting() -> bool:
-    """Whether Triton kernels run in Python on CPU tensors, where a debugger can step through them."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _backend(asked: str, device: torch.device, dtype: torch.dtype):
-    """The module whose functions run: `naive` or `gpu`."""
-    reason = _no_triton(device, dtype)
-    if asked == "triton" and reason:
-        raise ValueError(f"backend 'triton' cannot run here: {reason}")
-    if asked == "naive" or reason:
-        return naive
-    from kernels import gpu
-
-    return gpu
-
-
-def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype not in TRITON_FLOATS:
-        return f"x is {dtype}; the kernels take {', '.join(map(str, TRITON_FLOATS))}"
-    if device.type == "cpu" and not interpreting():
-        return "x lies on the CPU; there the kernels run only under TRITON_INTERPRET=1"
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        return "x is torch.bfloat16, which Triton's interpreter computes wrongly"
-    return None if device.type == "cpu" else _too_old(device)
-
-
-@functools.cache
-def _too_old(device: torch.device) -> str | None:
-    """Why this GPU runs plain PyTorch, said once."""
-    if importlib.util.find_spec("triton") is None:
-        reason = "triton is not installed"
-    elif torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
-        found = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        reason = f"{torch.cuda.get_device_name(device)} has compute capability {found}; the kernels need 8.0"
-    else:
-        return None
-    warnings.warn(f"{reason}: weights are dequantised by plain PyTorch, which is slower", stacklevel=2)
-    return reason

@@ -47,7 +47,7 @@ class _Packed:
     @property
     def device(self) -> torch.device:
         """Where the weight lies."""
-        return next(iter(self.tensors().values())).device
+        return self.codes.device
 
     def _require(self, name: str, dtype: torch.dtype, numel: int) -> None:
         tensor = getattr(self, name)

@@ -8,14 +8,14 @@ import torch
 from torch.library import opcheck
 
 import kernels
-from kernels import naive, ops
+from kernels import backend, naive, ops
 from maple.lora import LoRALinear
 from maple.quantized import QuantizedLinear
 
 W = kernels.quantize(torch.randn(8, 64), 4)
 A, B = torch.randn(2, 64), torch.randn(8, 2)
 X = torch.randn(3, 64)
-BACKENDS = ["naive", "triton"] if ops.interpreting() else ["naive"]  # `make test` runs this file both ways
+BACKENDS = ["naive", "triton"] if backend.interpreting() else ["naive"]  # `make test` runs this file both ways
 
 
 @pytest.mark.parametrize(
@@ -99,31 +99,31 @@ def old_gpu(monkeypatch):
     """A GPU of compute capability 7.5, as far as `ops` asks."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    ops._too_old.cache_clear()
+    backend._too_old.cache_clear()
     yield torch.device("cuda", 0)
-    ops._too_old.cache_clear()
+    backend._too_old.cache_clear()
 
 
 def test_a_gpu_too_old_runs_plain_pytorch_and_says_so_once(old_gpu):
     with pytest.warns(UserWarning, match="Tesla T4 has compute capability 7.5; the kernels need 8.0") as warned:
-        assert ops._backend("", old_gpu, torch.float16) is naive
-        assert ops._backend("", old_gpu, torch.bfloat16) is naive
+        assert backend.choose("", old_gpu, torch.float16) is naive
+        assert backend.choose("", old_gpu, torch.bfloat16) is naive
     assert len(warned) == 1
     with pytest.raises(ValueError, match=r"'triton' cannot run here: Tesla T4 has compute capability 7\.5"):
-        ops._backend("triton", old_gpu, torch.float16)
+        backend.choose("triton", old_gpu, torch.float16)
 
 
 def test_a_gpu_young_enough_runs_the_kernels(old_gpu, monkeypatch, recwarn):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert ops._backend("", old_gpu, torch.bfloat16).__name__ == "kernels.gpu"
-    assert ops._backend("", old_gpu, torch.float64) is naive
+    assert backend.choose("", old_gpu, torch.bfloat16).__name__ == "kernels.gpu"
+    assert backend.choose("", old_gpu, torch.float64) is naive
     assert not recwarn.list
 
 
 def test_without_triton_a_gpu_runs_plain_pytorch(old_gpu, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.warns(UserWarning, match="triton is not installed"):
-        assert ops._backend("", old_gpu, torch.float16) is naive
+        assert backend.choose("", old_gpu, torch.float16) is naive
 
 
 # ------------------------------------------------------------------------------------------------- operators

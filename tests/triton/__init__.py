@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.ops import interpreting
+from kernels.backend import interpreting
 
 ON_GPU = torch.cuda.is_available() and not interpreting()
 DEVICE = "cuda" if ON_GPU else "cpu"
