@@ -145,8 +145,8 @@ def _unflatten(tensors: Sequence[Tensor], layout: Sequence[int]) -> tuple[list[W
     return ws, biases
 
 
-# The schemas are written out, and autograd is told by a Function of flat arguments. torch.library.custom_op does both by
-# itself, but its way through lists of tensors took 0.3 ms a layer and step, as long as a small layer itself.
+# The schemas are written out, and autograd is told by a Function of flat arguments. torch.library.custom_op does both
+# by itself, but its way through lists of tensors took 0.3 ms a layer and step, as long as a small layer itself.
 LIBRARY = torch.library.Library("maple", "DEF")
 WEIGHTS = "Tensor[] tensors, int[] layout"
 LORA = f"{WEIGHTS}, float[] scalings, Tensor[] a, Tensor[] b, float dropout, Tensor seed"
