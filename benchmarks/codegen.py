@@ -90,7 +90,7 @@ def pair(rank: int, out: int = 4096, columns: int = 4096) -> tuple[list[torch.Te
 
 
 def calls() -> dict[str, Callable]:
-    """name -> a call of a wrapper; together they launch every kernel in every variant that a model can ask for."""
+    """name -> a call of a wrapper; together they launch every kernel, in the dtypes that a GPU computes in."""
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     found = {
         "dequantize nf4 double bf16": lambda: gpu.dequantize(nf4(4096, 4096), bf16),

@@ -68,6 +68,7 @@ def formula(point: Point, o: Operands, packs: list, dtype: torch.dtype, rows: li
 
 
 def _wrong_bytes(point: Point, o: Operands, results: list[Tensor]) -> str:
+    # naive.py quantises on every device, so this finds a wrong copy; the tests hold its bytes to bitsandbytes.
     bits, double = BITS[point.bits]
     weight = o.weights[0]
     exact = naive.quantize_int8(weight) if bits == 8 else naive.quantize_nf4(weight, BLOCK, double)

@@ -21,6 +21,9 @@ from kernels.tiles import ALL, LoraUp, Tile, tile_for
 
 # Bytes of the scratch: half of an H200's 50 MB of L2, so that a piece and what is multiplied with it fit together.
 SCRATCH = 24 << 20
+# Tiles of 128 x 256 that a product should have: two for each of 132 multiprocessors, or the last wave is most of it. A
+# weight of 117 MB that is written to memory and read again costs 55 us, a wave too many of a large product more.
+FEWEST_TILES = 264
 ALIGNED = 128  # rows or columns of a piece: whole tiles of a library's GEMM
 ROW_ALIGNED = 16  # elements that rows of the scratch and of [x | s XA] are a multiple of apart: 32 bytes of 16-bit ones
 
@@ -58,12 +61,15 @@ def lora_linear(
         ys = [_module(w).linear(x, w, tile, bias, up) for w, bias, up in zip(ws, biases, ups, strict=True)]
         return ys, parts.sum(0).to(x.dtype)
     window = _matrix(rows, columns + max(ranks), x)  # [x | s XA]
-    xa = lora.down(x, stacked_a, dropout, seed, copy=window[:, :columns])[0]
+    xa = lora.down(x, stacked_a, dropout, seed, copy=window[:, :columns]).sum(0)
     ys = []
     for w, bias, scaling, b_i, xa_i in zip(ws, biases, scalings, b, xa.split(ranks, dim=1), strict=True):
-        end = columns + b_i.shape[1]
-        torch.mul(xa_i, scaling, out=window[:, columns:end])
-        ys.append(_product(window[:, :end], w, bias, b_i))
+        if _in_pieces(w):
+            end = columns + b_i.shape[1]
+            torch.mul(xa_i, scaling, out=window[:, columns:end])
+            ys.append(_product(window[:, :end], w, bias, b_i))
+        else:
+            ys.append(_product(x, w, bias).addmm_(xa_i.to(x.dtype), b_i.to(x.dtype).T, alpha=scaling))
     return ys, xa.to(x.dtype)
 
 
@@ -102,6 +108,8 @@ def lora_linear_backward(
 
 def dequantize(w: Weight, dtype: torch.dtype) -> Tensor:
     """A weight as floats [out, in] of `dtype`."""
+    if isinstance(w, Tensor):
+        return w.to(dtype, copy=True)
     out, columns = w.shape
     flat = torch.empty(out * columns + 1, dtype=dtype, device=w.device)  # nf4.dequantize writes whole pairs
     return _fill(w, flat[:-1].view(out, columns))
@@ -113,16 +121,22 @@ def _module(w: Weight):
 
 def _fused_tile(x: Tensor, ws: Sequence[Weight]) -> Tile | None:
     """The tile of the fused product, or None where it is not the faster one or cannot scale a block's partial sum."""
-    fusable = all(not isinstance(w, Tensor) and _divisible(w) for w in ws)
-    return tile_for(x.shape[0]) if fusable else None
+    return tile_for(x.shape[0]) if all(map(_in_pieces, ws)) else None
 
 
-def _fill(w: Weight, out: Tensor, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+def _in_pieces(w: Weight) -> bool:
+    """Whether a part of the weight can be decoded alone: it is packed, and no NF4 block runs across rows."""
+    return isinstance(w, Int8Weight) or (isinstance(w, NF4Weight) and w.shape[1] % w.block_size == 0)
+
+
+def _plain(w: Weight, dtype: torch.dtype) -> Tensor:
+    return w.to(dtype) if isinstance(w, Tensor) else dequantize(w, dtype)
+
+
+def _fill(w: NF4Weight | Int8Weight, out: Tensor, rows: slice = ALL, columns: slice = ALL) -> Tensor:
     if isinstance(w, NF4Weight):
         return nf4.dequantize(w, out, rows, columns)
-    if isinstance(w, Int8Weight):
-        return int8.dequantize(w, out, rows, columns)
-    return out.copy_(w[rows, columns])
+    return int8.dequantize(w, out, rows, columns)
 
 
 def _matrix(rows: int, columns: int, like: Tensor) -> Tensor:
@@ -130,15 +144,14 @@ def _matrix(rows: int, columns: int, like: Tensor) -> Tensor:
     return like.new_empty(rows, -(-columns // ROW_ALIGNED) * ROW_ALIGNED)[:, :columns]
 
 
-def _pieces(length: int, other: int, itemsize: int, multiple: int) -> list[slice]:
-    """Ranges of `length` rows (or columns) of `other` elements that each fit the scratch, in steps of `multiple`."""
-    step = max(1, SCRATCH // (other * itemsize) // multiple) * multiple
+def _pieces(length: int, other: int, multiple: int, x: Tensor) -> list[slice]:
+    """Ranges of `length` rows (or columns) of `other` elements: as many as fit the scratch, in steps of `multiple`.
+
+    More where a product with the rows of `x` would otherwise have too few tiles to keep every multiprocessor busy.
+    """
+    fill = FEWEST_TILES // -(-max(1, x.shape[0]) // 128) * 256
+    step = max(1, max(fill, SCRATCH // (other * x.element_size())) // multiple) * multiple
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
-
-
-def _divisible(w: Weight) -> bool:
-    """Whether rows and columns of the weight can be dequantised alone: NF4 blocks must not run across rows."""
-    return not isinstance(w, NF4Weight) or w.shape[1] % w.block_size == 0
 
 
 def _product(x: Tensor, w: Weight, bias: Tensor | None, b: Tensor | None = None) -> Tensor:
@@ -154,14 +167,12 @@ def _product(x: Tensor, w: Weight, bias: Tensor | None, b: Tensor | None = None)
 
 def _row_pieces(w: Weight, x: Tensor, b: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """(rows, those rows of W as floats like x, of B beside them): the scratch, which the next piece overwrites."""
-    if not _divisible(w):
-        w = dequantize(w, x.dtype)
-    if isinstance(w, Tensor) and b is None:
-        yield ALL, w.to(x.dtype)
+    if not _in_pieces(w):
+        yield ALL, _plain(w, x.dtype)
         return
     out, columns = w.shape
     width = columns if b is None else columns + b.shape[1]
-    pieces = _pieces(out, width, x.element_size(), ALIGNED)
+    pieces = _pieces(out, width, ALIGNED, x)
     scratch = _matrix(pieces[0].stop, width, x)
     for rows in pieces:
         piece = scratch[: rows.stop - rows.start]
@@ -191,13 +202,11 @@ def _add_product_transposed(dx: Tensor | None, dy: Tensor, w: Weight) -> Tensor:
 
 def _column_pieces(w: Weight, dy: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(columns, those columns of W as floats like dY): the scratch, which the next piece overwrites."""
-    if not _divisible(w):
-        w = dequantize(w, dy.dtype)
-    if isinstance(w, Tensor):
-        yield ALL, w.to(dy.dtype)
+    if not _in_pieces(w):
+        yield ALL, _plain(w, dy.dtype)
         return
     multiple = max(ALIGNED, w.block_size) if isinstance(w, NF4Weight) else ALIGNED
-    pieces = _pieces(w.shape[1], w.shape[0], dy.element_size(), multiple)
+    pieces = _pieces(w.shape[1], w.shape[0], multiple, dy)
     scratch = _matrix(w.shape[0], pieces[0].stop, dy)
     for columns in pieces:
         yield columns, _fill(w, scratch[:, : columns.stop - columns.start], columns=columns)

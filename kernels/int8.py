@@ -19,14 +19,14 @@ TILE_COLUMNS, TILE_ROWS, DEQUANTIZE_WARPS = 512, 4, 8
 BLOCK_K = 64  # columns that a step of the product takes: 64 bytes of codes a row, four steps of wgmma
 
 
-@triton.jit(do_not_specialize=["rows", "columns"])
+@triton.jit(do_not_specialize=["rows"])
 def dequantize_kernel(
     codes, absmax, out, rows, columns, codes_row, out_row,
     DTYPE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Rows and columns of a weight to `out`; `codes` begins at the first of them, its rows lie `codes_row` apart."""
-    row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)[None, :]
+    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)[None, :]
     inside = (row[:, None] < rows) & (column < columns)
     scale = tl.load(absmax + row, mask=row < rows, other=0.0)[:, None]
     code = tl.load(codes + row[:, None] * codes_row + column, mask=inside, other=0).to(tl.float32)
@@ -38,7 +38,7 @@ def dequantize(w: Int8Weight, out: Tensor, rows: slice = ALL, columns: slice = A
     """Rows and columns of the weight as floats into `out`, a matrix whose rows may lie apart; returns it."""
     codes = w.codes[rows, columns]
     height, width = codes.shape
-    dequantize_kernel[(triton.cdiv(width, TILE_COLUMNS), triton.cdiv(height, TILE_ROWS))](
+    dequantize_kernel[(triton.cdiv(height, TILE_ROWS), triton.cdiv(width, TILE_COLUMNS))](
         codes, w.absmax[rows], out, height, width, codes.stride(0), out.stride(0),
         DTYPE=TRITON_DTYPES[out.dtype], BLOCK_ROWS=TILE_ROWS, BLOCK_COLUMNS=TILE_COLUMNS,
         num_warps=DEQUANTIZE_WARPS, enable_fp_fusion=False,

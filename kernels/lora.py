@@ -81,7 +81,7 @@ def down(x: Tensor, a: Tensor, dropout: float, seed: int | None, copy: Tensor | 
     block_m = 16 if rows <= 16 else 32
     block_r = min(MOST_RANKS, max(16, triton.next_power_of_2(rank)))
     tiles = (triton.cdiv(rows, block_m), triton.cdiv(rank, block_r))
-    splits = 1 if copy is not None else splits_for(tiles[0] * tiles[1], triton.cdiv(columns, BLOCK_K), x.device)
+    splits = splits_for(tiles[0] * tiles[1], triton.cdiv(columns, BLOCK_K), x.device)
     xa = torch.empty(splits, rows, rank, dtype=torch.float32, device=x.device)
     down_kernel[(*tiles, splits)](
         x, a, xa, copy, rows, columns, rank, x.stride(0), 0 if copy is None else copy.stride(0),
@@ -113,7 +113,7 @@ def grad_a_kernel(
 
 
 def grad_a(g: Tensor, x: Tensor, dropout: float, seed: int) -> Tensor:
-    """dA = G^T dropout(x) [r, in] in float32, for g [M, r] and x [M, in] of one dtype."""
+    """dA = G^T dropout(x) [r, in], for g [M, r] and x [M, in] of one dtype, which it gets."""
     (rows, columns), rank = x.shape, g.shape[1]
     block_r = min(MOST_RANKS, max(16, triton.next_power_of_2(rank)))
     tiles = (triton.cdiv(columns, BLOCK_K), triton.cdiv(rank, block_r))
@@ -124,7 +124,7 @@ def grad_a(g: Tensor, x: Tensor, dropout: float, seed: int) -> Tensor:
         g, x, parts, rows, columns, rank, x.stride(0), rows_each, *_dropout_arguments(dropout, seed),
         BLOCK_M=BLOCK_M, BLOCK_R=block_r, BLOCK_K=BLOCK_K, num_warps=_warps(block_r), enable_fp_fusion=False,
     )  # fmt: skip
-    return parts.sum(0)
+    return parts.sum(0).to(x.dtype)
 
 
 @triton.jit(do_not_specialize=["M", "seed", "threshold"])
@@ -160,4 +160,9 @@ def grad_x(g: Tensor, a: Tensor, dropout: float, seed: int) -> Tensor:
 
 def _dropout_arguments(dropout: float, seed: int | None) -> tuple[int, int, float]:
     """(seed, threshold, keep_scale): an element is dropped where its hash is below threshold = p * 2^32."""
-    return (seed or 0) & 0xFFFFFFFF, int(dropout * 2**32), 1 / (1 - dropout)
+    return _signed(seed or 0), _signed(int(dropout * 2**32)), 1 / (1 - dropout)
+
+
+def _signed(word: int) -> int:
+    """The lower 32 bits, signed: from 2^31 on an unsigned number would be passed, and compiled for, as 64 bits."""
+    return (word + 2**31) % 2**32 - 2**31

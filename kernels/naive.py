@@ -232,7 +232,8 @@ def _int8_rows(w: Int8Weight) -> Iterator[tuple[int, int, Tensor]]:
     buffer = torch.empty(0, dtype=torch.float32, device=w.device)
     for start, stop in _row_ranges(w.shape):
         rows = buffer.resize_(stop - start, w.shape[1]).copy_(w.codes[start:stop])
-        yield start, stop, rows.mul_(w.absmax[start:stop, None]).div_(127)
+        # By a tensor: on a GPU PyTorch divides by a number by multiplying with its reciprocal, which rounds otherwise.
+        yield start, stop, rows.mul_(w.absmax[start:stop, None]).div_(rows.new_full((), 127))
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels.naive import NF4_VALUES
 from kernels.packed import NF4Weight
-from kernels.tiles import ALL, TRITON_DTYPES, LoraUp, Tile, epilogue, finish, splits_for
+from kernels.tiles import ALL, TRITON_DTYPES, LoraUp, Tile, epilogue, finish, refuse_capture, splits_for
 
 # Bytes of codes that one program dequantises, 4 a thread of 256: what a thread reads is what it writes, as one 16-byte
 # store of 16-bit floats. With 8 bytes a thread the compiler trades values through shared memory in between.
@@ -66,7 +66,7 @@ def _word(first, second, DTYPE: tl.constexpr):
 # ------------------------------------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["first_block", "blocks", "width", "row_blocks", "bytes_in_all"])
+@triton.jit(do_not_specialize=["first_block", "blocks", "width", "row_blocks"])
 def dequantize_kernel(
     codes, absmax, nested_absmax, nested_map, nested_offset, table, out,
     first_block, blocks, width, row_blocks, out_row, bytes_in_all,
@@ -123,6 +123,7 @@ def _absmax(w: NF4Weight) -> tuple[Tensor | None, ...]:
 @functools.cache
 def pair_table(dtype: torch.dtype, device: torch.device) -> Tensor:
     """For each byte its two NF4 values in `dtype`, side by side in one word: [256] of 32 bits, or of 64 for float32."""
+    refuse_capture(device)
     byte, values = torch.arange(256), torch.tensor(NF4_VALUES)
     pairs = torch.stack([values[byte >> 4], values[byte & 15]], dim=1).to(dtype)
     return pairs.view(torch.int64 if dtype == torch.float32 else torch.int32).view(-1).to(device)

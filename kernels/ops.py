@@ -162,8 +162,16 @@ LIBRARY.define(
 
 
 def _computes(name: str) -> Callable:
-    """Registers what an operator computes, on every device."""
-    return lambda function: LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    """Registers what an operator computes, on every device; Triton launches on the current GPU, so that is set."""
+
+    def register(function):
+        def on_its_device(first, *others):
+            with torch.cuda.device_of(first if isinstance(first, Tensor) else first[0]):
+                return function(first, *others)
+
+        LIBRARY.impl(name, on_its_device, "CompositeExplicitAutograd")
+
+    return register
 
 
 def _looks_like(name: str) -> Callable:

@@ -56,6 +56,8 @@ def tile_for(rows: int) -> Tile | None:
 def splits_for(programs: int, steps: int, device: torch.device) -> int:
     """Into how many parts the sum over `in` (of `steps` steps) is split, so that `programs` tiles fill the device."""
     splits = 1
+    if torch.version.hip:  # between a part's stores and the count of it, AMD's code waits for one of the waves only
+        return splits
     while programs * splits < PROGRAMS_PER_PROCESSOR * _processors(device) and steps >= 2 * splits * FEWEST_STEPS:
         splits *= 2
     return splits
@@ -76,12 +78,17 @@ class LoraUp(NamedTuple):
 
 def epilogue(y: Tensor, bias: Tensor | None, up: LoraUp | None, tile: Tile, splits: int) -> dict[str, object]:
     """The arguments of `finish` by name, for a product that fills y [M, out]."""
-    arguments = {"y": y, "bias": bias, "HAS_BIAS": bias is not None, "SPLIT_K": splits}
+    arguments = {
+        "y": y,
+        "bias": bias if bias is None else bias.contiguous(),
+        "HAS_BIAS": bias is not None,
+        "SPLIT_K": splits,
+    }
     arguments |= {"xa": None, "b": None, "scaling": 0.0, "R": 0, "xa_row": 0, "xa_parts": 0, "BLOCK_R": 0}
     arguments |= {"partials": None, "arrived": None}
     if up is not None:
         rank = up.b.shape[1]
-        arguments |= {"xa": up.xa, "b": up.b, "scaling": up.scaling, "R": rank, "xa_row": up.xa.stride(1)}
+        arguments |= {"xa": up.xa, "b": up.b.contiguous(), "scaling": up.scaling, "R": rank, "xa_row": up.xa.stride(1)}
         arguments |= {"xa_parts": up.xa.shape[0], "BLOCK_R": min(64, max(16, triton.next_power_of_2(rank)))}
     if splits > 1:
         tiles = triton.cdiv(y.shape[0], tile.block_m) * triton.cdiv(y.shape[1], tile.block_n)
@@ -94,7 +101,8 @@ def epilogue(y: Tensor, bias: Tensor | None, up: LoraUp | None, tile: Tile, spli
 def _counters(device: torch.device) -> Tensor:
     """Zeros that the programs of a split product are counted in, and that its kernel leaves as zeros.
 
-    Products under way at the same time on several streams must not share them, so each takes the next of CALLS sets.
+    Products under way at the same time on several streams must not share them, so each takes the next of CALLS sets; a
+    captured CUDA graph keeps those that it took, so it must not be replayed beside products on another stream.
     """
     pool, calls = _counter_pool(device)
     return pool[next(calls) % CALLS]
@@ -102,10 +110,15 @@ def _counters(device: torch.device) -> Tensor:
 
 @functools.cache
 def _counter_pool(device: torch.device) -> tuple[Tensor, Iterator[int]]:
+    refuse_capture(device)
+    # From the CPU, which is over when it returns: zeros written by one stream may come too late for another.
+    return torch.zeros(CALLS, MOST_SPLIT_TILES, dtype=torch.int32).to(device), itertools.count()
+
+
+def refuse_capture(device: torch.device) -> None:
+    """Raise RuntimeError where what a device needs once would become part of a CUDA graph, and be made at its replay."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        # The zeros would be written when the graph is replayed, and others count in them before that.
-        raise RuntimeError("the first product with a packed weight must not be captured in a CUDA graph: warm up once")
-    return torch.zeros(CALLS, MOST_SPLIT_TILES, dtype=torch.int32, device=device), itertools.count()
+        raise RuntimeError("the first product of its kind must not be captured in a CUDA graph: call it once before")
 
 
 @triton.jit

@@ -140,15 +140,17 @@ def operands():
     return torch.randn(5, 64, requires_grad=True), ws, [None, torch.randn(10), None], a, b
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_opcheck(backend):
+def test_opcheck(backend, dtype):
     x, ws, biases, a, b = operands()
+    x = x.detach().to(dtype).requires_grad_()
     tensors, layout = ops._flatten(ws, biases)
     seed = torch.tensor(7)
     opcheck(torch.ops.maple.lora_linear, (x, tensors, layout, [1.0, 2.0, 0.5], a, b, 0.3, seed, backend))
-    ys = [torch.randn(5, w.shape[0]) for w in ws]
+    ys = [torch.randn(5, w.shape[0], dtype=dtype) for w in ws]
     x, a, b = x.detach(), [t.detach() for t in a], [t.detach() for t in b]  # a gradient has no gradient of its own
-    backward = (ys, x, torch.randn(5, 8), tensors, layout, [1.0, 2.0, 0.5], a, b, 0.3, seed, True, backend)
+    backward = (ys, x, torch.randn(5, 8, dtype=dtype), tensors, layout, [1.0, 2.0, 0.5], a, b, 0.3, seed, True, backend)
     opcheck(torch.ops.maple.lora_linear_backward, backward)
     x.requires_grad_()
     for w, bias, y in zip(ws, biases, ys, strict=True):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import kernels
-from kernels import gpu, int8, naive, nf4
+from kernels import gpu, int8, naive, nf4, tiles
 from kernels.tiles import FUSED, FUSED_ROWS, Tile, tile_for
 from tests.reference import assert_within_rounding, float64_reference
 from tests.triton import DEVICE, DTYPES, ON_GPU
@@ -78,10 +78,11 @@ def test_every_tile_of_the_table(most, tile, bits, dtype):
 def test_a_split_sum_is_the_sum_and_the_same_bits_every_time(bits, splits, monkeypatch):
     module = nf4 if bits == 4 else int8
     monkeypatch.setattr(module, "splits_for", lambda *_: splits)
+    monkeypatch.setattr(tiles, "CALLS", 1)  # the second call counts where the first one did
     w, x = packed(bits, 100, 704), torch.randn(5, 704, device=DEVICE)
     y = module.linear(x, w, SMALL)
     check(y, x, w)
-    assert torch.equal(module.linear(x, w, SMALL), y)  # also: the counters were left at zero
+    assert torch.equal(module.linear(x, w, SMALL), y)  # so the counters were left at zero
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # the interpreter's way to the largest of a row of NaN
@@ -133,6 +134,7 @@ def test_the_shape_decides_which_way_a_product_goes(bits, rows, columns, way, ca
 @pytest.mark.parametrize(("bits", "columns"), [(4, 256), (4, 172), (8, 172), (16, 172)])
 def test_many_rows_and_the_gradient_in_pieces_of_the_scratch(bits, columns, bias, dtype, monkeypatch, calls):
     monkeypatch.setattr(gpu, "SCRATCH", 128 * 256 * 4)
+    monkeypatch.setattr(gpu, "FEWEST_TILES", 0)
     w = packed(bits, 300, columns)
     x = torch.randn(200, columns, device=DEVICE).to(dtype).requires_grad_()
     bias = torch.randn(300, device=DEVICE).to(dtype) if bias else None
@@ -159,5 +161,18 @@ def test_a_non_contiguous_x(bits, rows):
 def test_no_rows_at_all():
     w = packed(4, 40, 128)
     x = torch.randn(0, 128, device=DEVICE, requires_grad=True)
-    y = kernels.linear(x, w, backend="triton")
-    assert y.shape == (0, 40)
+    a, b = (torch.randn(*shape, device=DEVICE, requires_grad=True) for shape in ((4, 128), (40, 4)))
+    for dropout in (0.0, 0.5):
+        y = kernels.linear(x, w, backend="triton") + kernels.lora_linear(x, w, a, b, 1.0, None, dropout, 7, "triton")
+        assert y.shape == (0, 40)
+        dx, da, db = torch.autograd.grad(y.sum(), [x, a, b])
+        assert dx.shape == (0, 128) and da.eq(0).all() and db.eq(0).all()
+
+
+@pytest.mark.parametrize("rows", [3, FUSED_ROWS + 1])
+def test_operands_whose_numbers_lie_apart(rows):
+    w, x = packed(4, 40, 128), torch.randn(rows, 128, device=DEVICE)
+    a, b, bias = (torch.randn(*shape, device=DEVICE) for shape in ((128, 4), (4, 40), (80,)))
+    apart = kernels.lora_linear(x, w, a.T, b.T, 0.5, bias[::2], backend="triton")
+    together = kernels.lora_linear(x, w, a.T.contiguous(), b.T.contiguous(), 0.5, bias[::2].clone(), backend="triton")
+    assert torch.equal(apart, together)
