@@ -116,7 +116,7 @@ def _counter_pool(device: torch.device) -> tuple[Tensor, Iterator[int]]:
 
 
 def refuse_capture(device: torch.device) -> None:
-    """Raise RuntimeError where what a device needs once would become part of a CUDA graph, and be made at its replay."""
+    """Raise RuntimeError where what a device needs once would be captured in a CUDA graph, and made at its replay."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("the first product of its kind must not be captured in a CUDA graph: call it once before")
 
