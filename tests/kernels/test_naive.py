@@ -248,3 +248,13 @@ def test_the_mask_is_the_hash_in_plain_integers():
     seed, p, shape = 2**32 - 5, 0.37, (3, 9)
     expected = [[mix(mix(c) ^ mix(r ^ mix(seed))) >= int(p * 2**32) for c in range(9)] for r in range(3)]
     assert naive.dropout_mask(seed, shape, p).tolist() == expected
+
+
+def test_memory_kept_from_a_validation_serves_training():
+    w, x = kernels.quantize(torch.randn(8, 64), 4), torch.randn(3, 64, requires_grad=True)
+    naive._buffers.kept.clear()
+    with torch.inference_mode():
+        expected = kernels.linear(x, w).clone()
+    y = kernels.linear(x, w)
+    y.sum().backward()
+    assert torch.equal(y, expected)
