@@ -13,6 +13,7 @@ float32 copy of a whole weight: everything runs over chunks, in one reused buffe
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -224,13 +225,21 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
+@functools.cache
+def _pairs(device: torch.device) -> Tensor:
+    """One lookup decodes a byte: its two float32 values side by side are one 64-bit entry of a table of 256.
+
+    Selecting 64-bit entries took 3.4 ms for 2048 x 2048 where selecting rows of two floats took 9.
+    """
+    with torch.inference_mode(False):  # it outlives whatever asked for it first
+        byte, values = torch.arange(256, device=device), torch.tensor(NF4_VALUES, device=device)
+        return torch.stack([values[byte >> 4], values[byte & 15]], dim=1).view(torch.int64).view(-1)
+
+
 def _nf4_rows(w: NF4Weight) -> Iterator[tuple[int, int, Tensor]]:
     columns, device = w.shape[1], w.device
     absmax = dequantize_absmax(w)
-    # One lookup decodes a byte: its two float32 values side by side are one 64-bit entry of a table of 256. Selecting
-    # 64-bit entries took 3.4 ms for 2048 x 2048 where selecting rows of two floats took 9.
-    byte, values = torch.arange(256, device=device), torch.tensor(NF4_VALUES, device=device)
-    pairs = torch.stack([values[byte >> 4], values[byte & 15]], dim=1).view(torch.int64).view(-1)
+    pairs = _pairs(device)
     # A chunk begins where a block begins, and so on a whole byte, since block sizes are even.
     multiple = w.block_size // math.gcd(columns, w.block_size)
     for start, stop in _row_ranges(w.shape, multiple):

@@ -21,6 +21,7 @@ from kernels.backend import choose
 from kernels.checks import FLOATS, check_backend, check_pair, check_weight, check_x
 from kernels.packed import Int8Weight, NF4Weight, Weight, check_block_size
 
+NO_SEED = torch.tensor(0)  # what an operator gets where nothing is dropped
 FIELDS = 5  # of a weight: how many tensors, whether a bias follows, block_size, out, in
 
 
@@ -108,7 +109,7 @@ def lora_linear_grouped(
         check_x(x, w, bias)
         check_pair(x, w, a_i, b_i)
     if not isinstance(seed, Tensor):
-        seed = torch.tensor(0 if seed is None else seed, dtype=torch.int64)
+        seed = NO_SEED if seed is None else torch.tensor(seed, dtype=torch.int64)
     rows = x.reshape(-1, x.shape[-1])
     *ys, _ = torch.ops.maple.lora_linear(
         rows, *_flatten(ws, biases), list(map(float, scalings)), list(a), list(b), dropout, seed, backend or ""
