@@ -1,7 +1,7 @@
 """Which tile a product with a packed weight is cut into, by its shape; and the end that all those products share.
 
 The products are solved transposed, y^T [out, M] = W [out, in] x^T [in, M]: the decoded weight is then the left operand,
-which Hopper's wgmma takes from registers, and never passes through shared memory. x^T comes from shared memory.
+which Hopper's wgmma takes from registers. x^T, the right one, comes from shared memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor
 
 ALL = slice(None)
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-
 MOST_SPLIT_TILES = 4096  # a sum is split where tiles are fewer than programs wanted, 1,216 on the largest chip here
 CALLS = 256  # split products that may be under way at once
 
