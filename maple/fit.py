@@ -112,10 +112,15 @@ def fit(
     check_out(out)
     if logger == "tensorboard" and find_spec("tensorboard") is None:
         raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
-    for name, value in (TINY_RECIPE if model == tiny.NAME else RECIPE).items():
+    apply_recipe(arguments)
+    run(arguments)
+
+
+def apply_recipe(arguments: dict) -> None:
+    """Fill in the flags that were not given and whose value depends on the model."""
+    for name, value in (TINY_RECIPE if arguments["model"] == tiny.NAME else RECIPE).items():
         if arguments[name] is None:
             arguments[name] = value
-    run(arguments)
 
 
 def check_ranges(arguments: dict) -> None:
