@@ -5,7 +5,8 @@
     adapter_config.json         r, lora_alpha, use_rslora, target_modules, rank_pattern, alpha_pattern, ...
 
 What the adapter was trained with beyond that (bits, prompt template) stands in the metadata of the safetensors header,
-where PEFT and vLLM do not look; `origin.py` reads it.
+where PEFT and vLLM do not look; `origin.py` reads it. SHA256SUMS beside them has the hash of each: what was changed
+since is refused.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import json
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
-from maple.errors import InputError
+from maple.durable import sync_folder, write_file
+from maple.errors import InputError, InputWarning
 from maple.lora import LoRALinear, ends_with, linear_layers, lora_layers, match_targets
-from maple.origin import CONFIG, WEIGHTS, open_weights
+from maple.origin import CONFIG, WEIGHTS, adapter_origin, open_weights
+from maple.sums import NAME as SUMS
+from maple.sums import check_sums, write_sums
+from maple.tensorfile import write_tensors
 
 PREFIX = "base_model.model."
 
@@ -48,18 +53,24 @@ def save_adapter(model: nn.Module, folder: str | Path, template: str | None = No
         raise InputError("the model carries no LoRA, so there is no adapter to save; load it with a rank above 0")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    origin = {**getattr(model, "maple", {}), "template": template}
     tensors = {}
     for path, layer in layers.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.lora_a.detach().cpu().contiguous()
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.lora_b.detach().cpu().contiguous()
-    origin = {**getattr(model, "maple", {}), "template": template}
-    partial = folder / f"{WEIGHTS}.partial"
-    # One key only: safetensors writes several in random order, and the same run shall give the same bytes.
-    partial.write_bytes(save(tensors, metadata={"maple": json.dumps(origin)}))
-    os.replace(partial, folder / WEIGHTS)
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(_peft_config(model, layers, origin), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.lora_a
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.lora_b
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    config = json.dumps(_peft_config(model, layers, origin), indent=2) + "\n"
+    partial = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
+    metadata = {"maple": json.dumps(origin)}
+    dtype = layer.lora_a.dtype
+    sums = {
+        CONFIG: write_file(partial[CONFIG], [config.encode()]),
+        WEIGHTS: write_tensors(partial[WEIGHTS], shapes, dtype, tensors.__getitem__, metadata),
+    }
+    for name, path in partial.items():
+        os.replace(path, folder / name)
+    write_sums(folder, sums)
+    sync_folder(folder)
 
 
 def _peft_config(model: nn.Module, layers: dict[str, LoRALinear], origin: dict) -> dict:
@@ -103,6 +114,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
+    _check_hashes(folder)
     linear = linear_layers(model)
     targets = _matched(folder / CONFIG, list(linear), config["target_modules"])
     tensors = _read_tensors(folder / WEIGHTS)
@@ -134,6 +146,14 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         model.set_submodule(path, layer.base)
     for path, layer in layers.items():
         model.set_submodule(path, layer.train(model.training))
+
+
+def _check_hashes(folder: Path) -> None:
+    """Raise InputError for an adapter that is not what was written; say so where that cannot be known."""
+    if (folder / SUMS).exists():
+        check_sums(folder, (CONFIG, WEIGHTS))
+    elif adapter_origin(folder):
+        warnings.warn(f"{folder}: {SUMS} is missing, so nobody can say whether the adapter is whole", InputWarning, 2)
 
 
 def _read_config(path: Path) -> dict:

@@ -12,12 +12,14 @@ Exit codes: 0 done, 2 wrong input (one message on stderr, no traceback), 130 aft
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import re
 import signal
 import sys
 import typing
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,12 +27,13 @@ from pathlib import Path
 from jsonargparse import ArgumentError as ParseError
 from jsonargparse import ArgumentParser
 
-from maple.errors import InputError, nearest, refuse_kernels_distribution
+from maple.errors import InputError, InputWarning, nearest, refuse_kernels_distribution
 
 
 def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
     """Parse the command line, call `function`, and leave with its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: leave(143, "stopped by SIGTERM"))
+    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     try:
         arguments = parse(function, sys.argv[1:] if argv is None else argv)
         refuse_kernels_distribution()
@@ -54,9 +57,19 @@ def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
 
 
 def leave(code: int, message: str) -> typing.NoReturn:
-    """Say one sentence and exit, without a traceback and without control characters that a name may hold."""
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
+    """Say one sentence and exit, without a traceback."""
+    say(message)
     sys.exit(code)
+
+
+def say(message: str) -> None:
+    """One sentence on stderr, without control characters that a name may hold."""
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr, flush=True)
+
+
+def _show_warning(otherwise: Callable, message, category, *where) -> None:
+    """Our own warnings as one sentence; those of libraries as they are."""
+    say(f"warning: {message}") if issubclass(category, InputWarning) else otherwise(message, category, *where)
 
 
 def parse(function: Callable, argv: list[str]) -> dict[str, object]:
@@ -104,6 +117,7 @@ def build_parser(function: Callable) -> ArgumentParser:
             f"--{_dashed(name)}",
             type=types[name],
             help=helps[name],
+            **({"nargs": "?", "const": True} if types[name] is bool else {}),  # --resume alone means true
             **({"default": parameter.default} if given else {"required": True}),
         )
     return parser

@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and the one that a user's environment can."""
+"""The error and the warning that a user's input can cause, and the error that a user's environment can."""
 
 import importlib.metadata
 from collections.abc import Iterable
@@ -7,6 +7,10 @@ from difflib import get_close_matches
 
 class InputError(Exception):
     """What the user gave is wrong: one sentence that names it, what was found and what would do. Exit code 2."""
+
+
+class InputWarning(UserWarning):
+    """Something about what the user gave should be known, and the work goes on."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,21 +13,17 @@ from __future__ import annotations
 import math
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from maple import cli, tiny
 from maple.choices import Bits, BlockSize, Device, Precision, Template
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
-from maple.outputs import check_out, create_out, write_config
+from maple.outputs import check_out, claim
 from maple.terminal import without_controls
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from maple.loss import Score
 
 DEFAULT_MAX_LENGTH = 2048  # tokens; all of Alpaca and MultiAlpaca fits, and a row of it fits every GPU
 DEFAULT_WARMUP = 0.03  # of the steps, as in QLoRA (arXiv 2305.14314, appendix B)
@@ -36,8 +32,6 @@ RECIPE = {"lr": 2e-4, "batch_tokens": 8192}  # lr: QLoRA's for 7B and 13B
 # Mean exact match of seed 0: .30 in 42 s of one core; .28 at 1e-2, .27 at 2,048 tokens. Not taken: 512 tokens, .31,
 # within the noise, and two epochs, .33 in 77 s.
 TINY_RECIPE = {"lr": 5e-3, "batch_tokens": 1024}
-GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
-SAMPLE_TOKENS = 48  # of the answer shown at each validation
 
 
 def fit(
@@ -71,6 +65,8 @@ def fit(
     precision: Precision = "auto",
     recompute: Literal["none", "layer"] = "none",
     logger: Literal["csv", "tensorboard"] = "csv",
+    checkpoint_every: int = 100,
+    resume: bool = False,
 ) -> None:
     """Fine-tune a causal language model in 4, 8 or 16 bits with LoRA, on instructions in one or many languages.
 
@@ -104,12 +100,14 @@ def fit(
     precision: what the model computes in; auto is float32 on a CPU and bfloat16 on a GPU that has it
     recompute: layer keeps only the input of each layer and computes the rest again in the backward pass
     logger: metrics.csv is always written; tensorboard adds its event files
+    checkpoint_every: optimizer steps from one checkpoint to the next; one more is written when the run is stopped
+    resume: go on with the run in --out from its last checkpoint; its own flags need not be given again
     """
     arguments = dict(locals())
     check_ranges(arguments)
     check_model_name(model, revision)
     check_data(data, languages)
-    check_out(out)
+    check_out(out, resume)
     if logger == "tensorboard" and find_spec("tensorboard") is None:
         raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
     apply_recipe(arguments)
@@ -126,6 +124,7 @@ def apply_recipe(arguments: dict) -> None:
 def check_ranges(arguments: dict) -> None:
     """Refuse numbers that cannot be meant, all of them in one message."""
     at_least_one = ("rank", "max_steps", "epochs", "batch_tokens", "accumulate", "max_length", "language_cap")
+    at_least_one += ("checkpoint_every",)
     rules = [(name, lambda v: v >= 1, "at least 1") for name in at_least_one]
     rules += [(name, lambda v: v < 2**31, "below 2147483648") for name in at_least_one]
     rules += [
@@ -148,77 +147,26 @@ def check_ranges(arguments: dict) -> None:
 
 
 def run(arguments: dict) -> None:
-    """Data, model, validation, training, validation, and what is left behind."""
+    """Claim the folder of the run, read the data, and train there."""
     names = without_controls(f"{arguments['model']} on {arguments['data']}")
-    print(f"Fine-tuning {names}; loading PyTorch, Lightning and transformers ...", flush=True)
-    from lightning.pytorch import seed_everything
-    from rich.console import Console
+    with claim(arguments["out"], arguments["resume"]) as out:
+        print(f"Fine-tuning {names}; loading PyTorch, Lightning and transformers ...", flush=True)
+        from rich.console import Console
 
-    from maple import summary
-    from maple.adapter import save_adapter
-    from maple.device import choose_device
-    from maple.meters import Meters, MetricsFile
-    from maple.module import FineTuning
+        from maple.run import Run
+        from maple.summary import show_data
 
-    quieten()
-    console = Console(highlight=False)
-    device, dtype = choose_device(arguments["device"], arguments["precision"])
-    folder = model_folder(arguments["model"], arguments["revision"], weights=False)
-    arguments["revision"] = commit_of(arguments["model"], folder)
-    tokenizer, instructions = read_data(arguments, folder)
-    summary.show_data(console, instructions)
-    total_steps = math.ceil(len(instructions.batches) / arguments["accumulate"])
-    if arguments["warmup_steps"] is None:
-        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * total_steps)
-    seed_everything(arguments["seed"], verbose=False)
-    model = load(arguments, device, dtype)
-    summary.show_model(console, model, arguments)
-
-    validator = make_trainer(arguments, device, [summary.Sample(console, tokenizer, instructions, SAMPLE_TOKENS)])
-    settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
-    module = FineTuning(model, **settings, total_steps=total_steps, languages=instructions.languages)
-
-    def validate() -> dict[str, Score]:
-        validator.validate(module, instructions.val_dataloader(), verbose=False)
-        return module.validation
-
-    before = validate()
-    losses = {language: score.mean_loss for language, score in before.items()}
-    if not all(math.isfinite(loss) for loss in losses.values()):
-        raise InputError(f"--model {arguments['model']}: its loss is {losses} before any training; it must be damaged")
-    out = create_out(arguments["out"])
-    write_config(out / "config.yaml", arguments)
-    metrics = MetricsFile(out / "metrics.csv", instructions.languages)
-    meters = Meters(console, metrics, total_steps)
-    metrics.write_validation(0, before)
-    model.train()
-    make_trainer(arguments, device, [meters], out).fit(module, instructions.train_dataloader())
-    save_adapter(model, out / "adapter", arguments["template"])
-    model.eval()
-    after = validate()
-    metrics.write_validation(meters.steps, after)
-    summary.show_end(console, summary.collect(arguments, model, meters, before, after, out), out)
-
-
-def make_trainer(arguments: dict, device, callbacks: list, out: Path | None = None):
-    """Lightning's Trainer. All micro-batches of the run are one epoch to it; we validate before and after."""
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    tensorboard = out is not None and arguments["logger"] == "tensorboard"
-    return Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        max_epochs=1,
-        accumulate_grad_batches=arguments["accumulate"],
-        gradient_clip_val=GRADIENT_CLIP,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(out, name="", version="tensorboard") if tensorboard else False,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+        quieten()
+        console = Console(highlight=False)
+        folder = model_folder(arguments["model"], arguments["revision"], weights=False)
+        arguments["revision"] = commit_of(arguments["model"], folder)
+        tokenizer, instructions = read_data(arguments, folder)
+        show_data(console, instructions)
+        arguments["alpha"] = arguments["alpha"] or arguments["rank"]
+        run = Run(arguments, out, console, tokenizer, instructions)
+        if arguments["warmup_steps"] is None:
+            arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * run.total_steps)
+        run.go()
 
 
 def read_data(arguments: dict, folder: Path):
@@ -255,16 +203,13 @@ def read_data(arguments: dict, folder: Path):
     return tokenizer, instructions
 
 
-def load(arguments: dict, device, dtype) -> PreTrainedModel:
-    """The model with its LoRA, and activation checkpointing where asked for."""
-    from maple.model import enable_recompute, load_model
-
-    names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
-    model = load_model(arguments["model"], device=device, dtype=dtype, **{name: arguments[name] for name in names})
-    arguments["alpha"] = arguments["alpha"] or arguments["rank"]
-    if arguments["recompute"] == "layer":
-        enable_recompute(model)
-    return model
+def with_own_flags(argv: list[str]) -> list[str]:
+    """The command line of a resumed run: under the flags that are typed lie those that it began with."""
+    folder = next((value for flag, value in pairwise(argv) if flag == "--out"), None)
+    folder = next((word.removeprefix("--out=") for word in argv if word.startswith("--out=")), folder)
+    config = Path(folder or "").expanduser() / "config.yaml"
+    resumes = any(word in ("--resume", "--resume=true") for word in argv)
+    return ["--config", str(config), *argv] if resumes and folder and config.is_file() else argv
 
 
 def quieten() -> None:
@@ -286,4 +231,4 @@ def quieten() -> None:
 
 
 if __name__ == "__main__":
-    cli.main(fit)
+    cli.main(fit, with_own_flags(sys.argv[1:]))

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maple import cli
+from maple.durable import whole_folder
 from maple.errors import InputError
 from maple.origin import Origin, check_adapter, find_origin
-from maple.outputs import check_out, whole_folder
+from maple.outputs import check_out
 from maple.terminal import without_controls
 
 if TYPE_CHECKING:

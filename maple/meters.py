@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import resource
 import sys
 import time
@@ -39,16 +41,32 @@ class MetricsFile:
 
     COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
 
-    def __init__(self, path: Path, languages: list[str]):
-        self.file = path.open("w", newline="", encoding="utf-8")
+    def __init__(self, path: Path, languages: list[str], keep_bytes: int = 0):
+        """Begin the file, or go on behind the first `keep_bytes` bytes of what a stopped run wrote."""
+        self.path = path
+        self.file = path.open("ab", buffering=0)
+        self.file.truncate(keep_bytes)
         measured = [f"{name}/{language}" for name in ("val_loss", "exact_match") for language in languages]
-        self.writer = csv.DictWriter(self.file, [*self.COLUMNS, *measured], lineterminator="\n")
-        self.writer.writeheader()
+        self.columns = [*self.COLUMNS, *measured]
+        if not keep_bytes:
+            self.write({name: name for name in self.columns})
 
-    def write(self, row: dict[str, float]) -> None:
+    def write(self, row: dict[str, float | str]) -> None:
         """Append a row; columns it lacks stay empty."""
-        self.writer.writerow(row)
-        self.file.flush()
+        line = io.StringIO()
+        csv.DictWriter(line, self.columns, lineterminator="\n").writerow(row)
+        try:
+            self.file.write(line.getvalue().encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def sync(self) -> None:
+        """Put all rows on the disk."""
+        os.fsync(self.file.fileno())
+
+    def size(self) -> int:
+        """Bytes of all rows."""
+        return os.fstat(self.file.fileno()).st_size
 
     def write_validation(self, step: int, scores: dict[str, Score]) -> None:
         """A row that holds the loss and the exact match of each language."""
@@ -68,7 +86,8 @@ class Meters(Callback):
         self.tokens = 0  # of prompts and answers, without padding
         self.first_loss = self.last_loss = None
         self.peak_memory = 0
-        self.seconds = 0.0
+        self.seconds = 0.0  # of training, those before a resume included
+        self.steps = 0
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -79,20 +98,32 @@ class Meters(Callback):
             disable=not console.is_terminal,
         )
 
+    KEPT = ("steps", "tokens", "first_loss", "last_loss", "peak_memory", "seconds")
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps of the counts."""
+        return {name: getattr(self, name) for name in self.KEPT}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on counting from there."""
+        for name in self.KEPT:
+            setattr(self, name, state[name])
+
     def on_train_start(self, trainer, pl_module) -> None:
         """Start the clock and the bar."""
-        self.task = self.bar.add_task("", total=self.total_steps, text="")
+        self.task = self.bar.add_task("", total=self.total_steps, completed=self.steps, text="")
         self.bar.start()
-        self.started = self.step_started = time.perf_counter()
-        self.steps, self.step_tokens = 0, 0
+        self.step_started = time.perf_counter()
+        self.first_step, self.step_tokens = self.steps, 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """After the last micro-batch of an optimizer step: its row of metrics."""
         self.step_tokens += batch["tokens"]
-        if trainer.global_step == self.steps:
+        if pl_module.step == self.steps:
             return
         now = time.perf_counter()
-        self.steps, self.tokens = trainer.global_step, self.tokens + self.step_tokens
+        self.seconds += now - self.step_started
+        self.steps, self.tokens = pl_module.step, self.tokens + self.step_tokens
         self.last_loss = pl_module.step_loss
         self.first_loss = self.last_loss if self.first_loss is None else self.first_loss
         self.peak_memory = memory_bytes(pl_module.device)  # asked while the model is on its device
@@ -109,19 +140,19 @@ class Meters(Callback):
         self.metrics.write(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=self.steps)
-        self._show(row, now)
+        self._show(row)
 
-    def _show(self, row: dict[str, float], now: float) -> None:
+    def _show(self, row: dict[str, float]) -> None:
         speed, memory = row["tokens_per_second"], row["memory_bytes"] / 2**30
         text = f"loss {row['loss']:.3f}  {speed:,.0f} tokens/s  {memory:.2f} GiB"
         self.bar.update(self.task, completed=self.steps, text=text)
-        if not self.console.is_terminal and (self.steps == 1 or self.steps % max(self.total_steps // 10, 1) == 0):
-            left = (now - self.started) / self.steps * (self.total_steps - self.steps)
+        first = self.steps == self.first_step + 1
+        if not self.console.is_terminal and (first or self.steps % max(self.total_steps // 10, 1) == 0):
+            left = self.seconds / self.steps * (self.total_steps - self.steps)
             self.console.print(f"step {self.steps}/{self.total_steps}  {text}  {left:.0f} s left")
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """Stop the clock and leave the finished bar on the screen."""
-        self.seconds = time.perf_counter() - self.started
+        """Leave the finished bar on the screen."""
         self.bar.stop()
 
     def on_exception(self, trainer, pl_module, exception) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from maple.data.packing import Batch
-from maple.errors import InputError
+from maple.guards import Watch
 from maple.lora import lora_parameters
 from maple.loss import Score, score, token_loss
 
@@ -37,14 +37,21 @@ class FineTuning(LightningModule):
         self.model = model
         self.lr, self.schedule, self.warmup_steps, self.total_steps = lr, schedule, warmup_steps, total_steps
         self.languages = languages
-        self.window_loss, self.window_tokens = 0.0, 0  # of the micro-batches since the last optimizer step
+        self.step = 0  # optimizer steps done, those before a resume included
+        self.changing = False  # whether parameters, optimizer and counts are between two steps
+        self.watch = Watch()
+        self.window: list[Batch] = []  # the micro-batches since the last optimizer step,
+        self.window_loss, self.window_tokens = 0.0, 0  # and of them the sums
         self.step_loss = self.step_lr = self.grad_norm = math.nan  # of the last optimizer step
         self.validation: dict[str, Score] = {}  # of each language, in the last validation
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Sum of losses, times the number that Lightning is going to divide it by."""
         loss, tokens = token_loss(self.model, batch)
-        self.window_loss += loss.item()
+        value = loss.item()
+        self.watch.loss(self.model, value, self.step + 1, batch)
+        self.window.append(batch)
+        self.window_loss += value
         self.window_tokens += tokens
         return loss * self.trainer.accumulate_grad_batches
 
@@ -54,13 +61,15 @@ class FineTuning(LightningModule):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_div_(gradients, tokens)
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
-        if not math.isfinite(self.window_loss) or not math.isfinite(self.grad_norm):
-            raise InputError(
-                f"step {self.trainer.global_step + 1}: the loss is {self.window_loss / tokens}, its gradient's norm "
-                f"{self.grad_norm}; lower --lr {self.lr}, or look at the model and the data"
-            )
+        self.watch.gradient(self.model, self.grad_norm, self.step + 1, self.window_tokens, self.window)
         self.step_loss, self.step_lr = self.window_loss / tokens, optimizer.param_groups[0]["lr"]
-        self.window_loss, self.window_tokens = 0.0, 0
+        self.window, self.window_loss, self.window_tokens = [], 0.0, 0
+        self.changing = True
+
+    def optimizer_step(self, *args, **kwargs) -> None:
+        """Lightning's, counted."""
+        super().optimizer_step(*args, **kwargs)
+        self.step += 1
 
     def configure_optimizers(self):
         """AdamW (arXiv 1711.05101) over A and B only.

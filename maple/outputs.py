@@ -4,28 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from maple.durable import replace_file, sweep
 from maple.errors import InputError
+from maple.lock import NAME as LOCK
+from maple.lock import locked
 
 RUNS = Path("runs")
+CHECKPOINTS, SUMMARY = "checkpoints", "summary.json"  # in the folder of a run
 
 
-def check_out(out: str | None) -> None:
-    """Raise InputError where --out cannot be written to or holds something already. Writes nothing."""
+def check_out(out: str | None, resume: bool = False) -> None:
+    """Raise InputError where --out cannot be written to or holds something already. Writes nothing.
+
+    A run to resume is the other way round: there must be something in it.
+    """
     folder = RUNS if out is None else Path(out).expanduser()
-    if out is not None and folder.exists():
+    if resume:
+        check_resumable(out, folder)
+    elif out is not None and folder.exists():
         if not folder.is_dir():
             raise InputError(f"--out {out} is a file; give a folder")
-        if any(folder.iterdir()):
-            raise InputError(f"--out {out} is not empty; give a new folder")
+        if any(path.name != LOCK for path in folder.iterdir()):
+            resumable = ", or --resume to go on with the run in it" if (folder / CHECKPOINTS).is_dir() else ""
+            raise InputError(f"--out {out} is not empty; give a new folder{resumable}")
     nearest = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"--out {folder}: nothing can be written in {nearest}; give another folder")
+
+
+def check_resumable(out: str | None, folder: Path) -> None:
+    """Raise InputError where there is no run to go on with."""
+    if out is None:
+        raise InputError("--resume needs --out, the folder of the run to go on with")
+    if (folder / SUMMARY).is_file():
+        raise InputError(f"--resume: the run in {out} is finished, so there is nothing to resume; its adapter is there")
+    if not any((folder / CHECKPOINTS).glob("step-*")):
+        raise InputError(f"--resume: {out} holds no checkpoint, so there is nothing to resume; start the run without")
 
 
 def create_out(out: str | None) -> Path:
@@ -45,25 +64,26 @@ def create_out(out: str | None) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that is renamed to `out` at the end of the block: whatever stops it, no half folder is there.
+def claim(out: str | None, resume: bool = False) -> Iterator[Path]:
+    """The folder of a run, made now and locked for the block; taken away again if nothing was written into it.
 
-    Only what cannot be caught (a kill) leaves a hidden folder behind, beside `out` and named after it. Raises
-    InputError where the disk refuses.
+    Raises InputError where another process is at work in it, and for what `check_out` refuses.
     """
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
+    wanted = RUNS if out is None else Path(out).expanduser()
+    made = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    folder = create_out(out)
     try:
-        yield partial
-        partial.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and str(error.filename or partial).startswith(str(partial)):
-            raise InputError(f"{out} could not be written ({error.strerror}); nothing is left of it") from error
-        raise
+        with locked(folder):
+            check_out(str(folder), resume)  # once more: another run may have begun and ended since
+            sweep(folder)
+            yield folder
+    finally:
+        for empty in dict.fromkeys([*([folder] if out is None else []), *made]):
+            with contextlib.suppress(OSError):  # it holds the run
+                empty.rmdir()
 
 
 def write_config(path: Path, arguments: dict) -> None:
-    """The resolved flags as YAML that re-runs as --config; `out` is left away, since that folder is taken now."""
-    settings = {name: value for name, value in arguments.items() if name != "out"}
-    path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """The resolved flags as YAML that re-runs as --config; without `out`, since that folder is taken now."""
+    settings = {name: value for name, value in arguments.items() if name not in ("out", "resume")}
+    replace_file(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

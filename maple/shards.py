@@ -2,13 +2,11 @@
 
 One file is `model.safetensors`; several come with `model.safetensors.index.json`, whose `weight_map` names the file of
 each tensor. Everything the index says is checked against what lies there before a weight is read.
-
-A file is eight bytes with the length of its header, the header in JSON (for each tensor its dtype, shape and the
-offsets of its bytes), and the bytes one after the other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -19,11 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from maple.errors import InputError
+from maple.tensorfile import write_tensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LARGEST = 4 * 10**9  # bytes of one file: FAT32 and some mirrors stop at 2^32
-HALVES = {torch.bfloat16: "BF16", torch.float16: "F16"}  # the 16-bit dtypes, and the format's names of them
+HALVES = (torch.bfloat16, torch.float16)
+FIRST = 1024  # numbers of a tensor in a fingerprint: a page or two of the file
 
 
 class Shards:
@@ -62,6 +62,18 @@ class Shards:
     def get(self, name: str) -> Tensor:
         """The tensor, mapped from the file: to keep it beyond the file's life, copy it."""
         return self._open[self._file_of[name]].get_tensor(name)
+
+    def fingerprint(self) -> str:
+        """A hash that tells two models apart without reading them: names, dtypes, shapes, each tensor's first numbers.
+
+        All weights of a model move when it is trained, so those few show whether it is still the same.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(self.names):
+            tensor = self.get(name)
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+            digest.update(tensor.flatten()[:FIRST].view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def _slice(self, name: str):
         return self._open[self._file_of[name]].get_slice(name)
@@ -110,15 +122,12 @@ def _nothing_to_read(folder: Path) -> str:
 def write_shards(
     folder: Path, shapes: dict[str, list[int]], dtype: torch.dtype, get: Callable[[str], Tensor], largest: int = LARGEST
 ) -> None:
-    """Write the tensors that `get` gives, each [*shapes[name]] of the 16-bit `dtype`, with never two in memory.
-
-    safetensors' own save_file would need all tensors of a file at once.
-    """
+    """Write the tensors that `get` gives, each [*shapes[name]] of the 16-bit `dtype`, with never two in memory."""
     groups = _grouped({name: 2 * math.prod(shape) for name, shape in shapes.items()}, largest)
     count = len(groups)
     files = [SINGLE] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
     for file, names in zip(files, groups, strict=True):
-        _write_file(folder / file, {name: shapes[name] for name in names}, dtype, get)
+        write_tensors(folder / file, {name: shapes[name] for name in names}, dtype, get)
     if count > 1:
         total = sum(2 * math.prod(shape) for shape in shapes.values())
         weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
@@ -136,16 +145,3 @@ def _grouped(sizes: dict[str, int], largest: int) -> list[list[str]]:
         groups[-1].append(name)
         filled += size
     return groups
-
-
-def _write_file(path: Path, shapes: dict[str, list[int]], dtype: torch.dtype, get: Callable[[str], Tensor]) -> None:
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": HALVES[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned when the file is mapped
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in shapes:
-            file.write(get(name).contiguous().view(torch.uint8).numpy())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from maple.data.instructions import Instructions
+from maple.durable import replace_file
 from maple.lora import base_bytes, lora_parameters, parameter_counts
 from maple.loss import Score
 from maple.meters import Meters, printable
+from maple.outputs import SUMMARY
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")
 
@@ -105,12 +106,15 @@ def collect(
         "exact_match_before": macro_mean(before, "exact_match"),
         "exact_match_after": macro_mean(after, "exact_match"),
         "exact_match_by_language": by_language(before, after, "exact_match"),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "versions": versions(),
     }
-    partial = out / "summary.json.partial"
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, out / "summary.json")
+    replace_file(out / SUMMARY, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that results depend on."""
+    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
 
 
 def macro_mean(scores: dict[str, Score], name: str) -> float:

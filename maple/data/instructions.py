@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from maple.data.mixture import split
-from maple.data.packing import TrainingBatches, validation_batches
+from maple.data.packing import Place, TrainingBatches, validation_batches
 from maple.data.prompts import check_template
 from maple.data.sources import Source
 from maple.data.tokens import Limits, Samples, tokenize
@@ -38,7 +38,7 @@ class Instructions(LightningDataModule):
             raise InputError(
                 f"--batch-tokens {batch_tokens} is less than one row of --max-length {limits.max_length} tokens"
             )
-        self.limits, self.batch_tokens, self.pad = limits, batch_tokens, tokenizer.eos_token_id
+        self.source, self.limits, self.batch_tokens, self.pad = source, limits, batch_tokens, tokenizer.eos_token_id
         self.samples: dict[str, Samples] = {}
         self.training: dict[str, np.ndarray] = {}  # indices of samples; empty where a language is only measured
         self.validation: dict[str, np.ndarray] = {}
@@ -90,6 +90,16 @@ class Instructions(LightningDataModule):
             )
             for language, samples in self.samples.items()
         ]
+
+    def digests(self) -> dict[str, str]:
+        """Of each language a hash of its records and of how many of them are trained on."""
+        return {name: f"{samples.digest}:{len(self.training[name])}" for name, samples in self.samples.items()}
+
+    def where(self, place: Place, row: int, number: int) -> str:
+        """File and line of a packed training sample. The records are read again: nothing keeps their lines."""
+        language, index = self.batches.samples_at(place)[row][number]
+        training, validation = self.source.read(language)
+        return (training + (validation or []))[index].where
 
     def an_example(self, room: int) -> tuple[str, np.ndarray, np.ndarray]:
         """(language, prompt ids, answer ids) of the first validation sample that leaves `room` in the window."""

@@ -38,6 +38,7 @@ class Samples:
 
     language: str
     table: Dataset  # input_ids, length, largest_id, prompt_length, truncated
+    digest: str  # SHA-256 of the records
 
     def __post_init__(self):
         # [:] reads a column at once; iterating over it would take a hundred times as long
@@ -67,7 +68,8 @@ def tokenize(language: str, records: list[Record], template: str, tokenizer, lim
 
     Raises InputError with file and line for a sample of which nothing would be supervised.
     """
-    folder = _cache_folder(records, template, tokenizer, limits)
+    digest = _digest(records)
+    folder = _cache_folder(digest, template, tokenizer, limits)
     table = _cached(folder)
     if table is None:
         columns = {"input_ids": [], "length": [], "largest_id": [], "prompt_length": [], "truncated": []}
@@ -76,7 +78,7 @@ def tokenize(language: str, records: list[Record], template: str, tokenizer, lim
                 column.append(value)
         table = Dataset.from_dict(columns)
         _store(table, folder)
-    return Samples(language, table.with_format("numpy"))
+    return Samples(language, table.with_format("numpy"), digest)
 
 
 def _samples(
@@ -128,14 +130,18 @@ def cut(prompt: list[int], answer: list[int], limits: Limits, bos: int | None, w
     return ids, len(prompt)
 
 
-def _cache_folder(records: list[Record], template: str, tokenizer, limits: Limits) -> Path:
-    """Named by a hash of everything the tokens depend on."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _digest(records: list[Record]) -> str:
     content = hashlib.sha256()
     for record in records:
         content.update(json.dumps([record.instruction, record.input, record.output]).encode())
+    return content.hexdigest()
+
+
+def _cache_folder(digest: str, template: str, tokenizer, limits: Limits) -> Path:
+    """Named by a hash of everything the tokens depend on."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parts = [
-        content.hexdigest(),
+        digest,
         template_text(template, tokenizer),
         tokenizer.backend_tokenizer.to_str(),
         [tokenizer.bos_token_id, tokenizer.eos_token_id, limits.max_length, limits.window],

@@ -1,6 +1,7 @@
 """Adapters in PEFT's format: the real peft reads ours, we read its, and what is not supported is refused by name."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import maple
-from maple.errors import InputError
+from maple.errors import InputError, InputWarning
 from maple.lora import add_lora, lora_layers
 from maple.origin import adapter_origin
-from tests.maple.test_model import IDS, edit, saved
+from tests.maple.test_model import IDS, edit, saved, sign
 
 peft = pytest.importorskip("peft", reason="needs the peers extra")
 
@@ -81,7 +82,8 @@ def test_saved_and_loaded_is_the_same_bytes_and_remembers_its_origin(tmp_path):
     assert one.read_bytes() == two.read_bytes()
     origin = adapter_origin(tmp_path / "one")
     assert origin == {"model": (tmp_path / "base").as_posix(), "revision": None, "bits": 16, "template": "alpaca"}
-    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    files = ["SHA256SUMS", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == files
 
 
 def test_a_model_without_lora_has_nothing_to_save(tmp_path):
@@ -144,6 +146,7 @@ def test_what_cannot_be_loaded_is_refused_and_the_model_stays_as_it_was(tmp_path
     saved(tmp_path / "base")
     maple.save_adapter(plain(tmp_path / "base", rank=4, targets="qv"), tmp_path / "adapter")
     harm(tmp_path / "adapter")
+    sign(tmp_path / "adapter")
     model = plain(tmp_path / "base")
     add_lora(model, 2)
     before = {path: layer.lora_a for path, layer in lora_layers(model).items()}
@@ -158,5 +161,47 @@ def test_every_default_of_the_installed_peft_is_accepted(tmp_path):
     maple.save_adapter(model, tmp_path / "adapter")
     defaults = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     defaults.save_pretrained(tmp_path / "adapter")
+    sign(tmp_path / "adapter")
     assert len(json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())) > 20
     maple.load_adapter(model, tmp_path / "adapter")
+
+
+# ------------------------------------------------------------------------------------------- not what was written
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "SHA256SUMS"])
+def test_an_adapter_of_which_a_bit_was_changed_is_refused(tmp_path, name):
+    saved(tmp_path / "base")
+    model = plain(tmp_path / "base", rank=4)
+    maple.save_adapter(model, tmp_path / "adapter")
+    flip(tmp_path / "adapter" / name)
+    with pytest.raises(InputError):
+        maple.load_adapter(model, tmp_path / "adapter")
+
+
+def test_a_change_on_purpose_is_signed_as_the_message_says(tmp_path):
+    saved(tmp_path / "base")
+    model, folder = plain(tmp_path / "base", rank=4), tmp_path / "adapter"
+    maple.save_adapter(model, folder)
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 4', '"lora_alpha": 8'))
+    with pytest.raises(InputError, match=r"its SHA-256 differs .* write the new hashes: (sha256sum .*)") as error:
+        maple.load_adapter(model, folder)
+    subprocess.run(str(error.value).rpartition("hashes: ")[2], shell=True, cwd=folder, check=True)
+    maple.load_adapter(model, folder)
+    assert next(iter(lora_layers(model).values())).alpha == 8
+
+
+def test_our_adapter_without_its_hashes_loads_with_a_warning(tmp_path):
+    saved(tmp_path / "base")
+    model = plain(tmp_path / "base", rank=4)
+    maple.save_adapter(model, tmp_path / "adapter")
+    (tmp_path / "adapter" / "SHA256SUMS").unlink()
+    with pytest.warns(InputWarning, match="SHA256SUMS is missing"):
+        maple.load_adapter(model, tmp_path / "adapter")

@@ -204,6 +204,7 @@ def nameless(adapter):
     """As peft writes it: no metadata of ours."""
     tensors = load_file(adapter / "adapter_model.safetensors")
     save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    (adapter / "SHA256SUMS").unlink()
 
 
 def without(name):

@@ -56,7 +56,13 @@ def run(model, data, **settings):
 def test_both_languages_learn_at_every_bit_width(stories, data, tmp_path, bits, capsys):
     run(stories, data, bits=bits, max_steps=12, out="run", accumulate=2, dropout=0.05)
     out = tmp_path / "run"
-    assert sorted(p.name for p in out.iterdir()) == ["adapter", "config.yaml", "metrics.csv", "summary.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "adapter",
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+    ]
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary) == SUMMARY
     assert summary["bits"] == bits and summary["steps"] == 12 and summary["alpha"] == 4
@@ -168,7 +174,10 @@ def test_damaged_weights_stop_the_run_before_it_begins(stories, data, tmp_path, 
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_saves_no_adapter(stories, data, tmp_path):
-    with pytest.raises(InputError, match=r"step \d: the loss is .*lower --lr 1.0"):
+    with pytest.raises(
+        InputError,
+        match=r"step \d: the .* is (nan|inf).*lower --lr 1.0.*last good checkpoint is run/checkpoints/step-0",
+    ):
         run(stories, data, lr=1.0, alpha=1e30, out="run")
     assert not (tmp_path / "run" / "adapter").exists()
 

@@ -11,9 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import kernels
 import maple
+from maple.durable import file_sha256
 from maple.errors import InputError
 from maple.lora import linear_layers, lora_layers
+from maple.origin import CONFIG, WEIGHTS
 from maple.shards import Shards
+from maple.sums import write_sums
 
 SIZES = {
     "hidden_size": 64,
@@ -46,6 +49,14 @@ def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+    sign(path.parent)
+
+
+def sign(folder):
+    """New hashes for an adapter that was changed on purpose."""
+    files = [folder / name for name in (CONFIG, WEIGHTS)]
+    if (folder / "SHA256SUMS").exists() and all(path.exists() for path in files):
+        write_sums(folder, {path.name: file_sha256(path) for path in files})
 
 
 IDS = torch.arange(40).view(2, 20)

@@ -1,0 +1,231 @@
+"""A run that is never lost: checkpoints while it trains and when it is stopped, and a resume that is exact.
+
+What the next step depends on is all written down: A and B, AdamW's moments, the schedule, the random numbers, and the
+place in the data, which is a function of seed and epoch, so that two numbers say it. It is written at the boundary
+between two optimizer steps only: within an accumulation the gradients so far would be lost.
+
+A signal or an exception may come at any moment. The parameters change only while the optimizer steps, and everything
+else that counts was noted at the last boundary; so whenever the optimizer is not at work, that boundary can still be
+written. Signals that arrive while it is are held back for those milliseconds.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import warnings
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from rich.console import Console
+
+from maple import checkpoint
+from maple.checkpoint import Checkpoint, understood
+from maple.errors import InputError, InputWarning
+from maple.meters import Meters, MetricsFile, printable
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what torch's LambdaLR counts with, in every version
+# Flags that change neither a number of the run nor where it stands; all others must be those of its beginning.
+FREE = ("out", "resume", "checkpoint_every", "logger", "device", "recompute")
+# Flags that only say where something lies: what lies there is compared by its hash.
+PLACES = {"model": "model", "revision": "model", "data": "data"}
+
+
+def check_same_run(found: Checkpoint, now: dict) -> None:
+    """Raise InputError with what differs, side by side, where a checkpoint is that of another run.
+
+    `now` is what the run would write into a manifest. Other versions of libraries are a warning.
+    """
+    with understood(found.path):
+        then = found.manifest
+        same = {flag: then[kind] == now[kind] for flag, kind in PLACES.items()}
+        flags = {*then["config"], *now["config"]} - set(FREE)
+        pairs = [(flag, then["config"].get(flag), now["config"].get(flag)) for flag in sorted(flags)]
+        differing = [f"{flag} {a}, now {b}" for flag, a, b in pairs if a != b and not same.get(flag)]
+        for kind in ("model", "data", "template", "tokenizer"):
+            if then[kind] != now[kind]:
+                differing.append(f"the {kind} has SHA-256 {_short(then[kind], now[kind])}")
+        if differing:
+            raise InputError(
+                f"--resume: the run in {found.path.parents[1]} began otherwise: {'; '.join(differing)}. Leave those "
+                "flags away to go on with it, or begin a new run"
+            )
+        for library, version in then["versions"].items():
+            if version != now["versions"].get(library):
+                warnings.warn(
+                    f"the run began with {library} {version}, this is {now['versions'].get(library)}: the same numbers "
+                    "are not promised",
+                    InputWarning,
+                    stacklevel=2,
+                )
+
+
+def _short(then, now) -> str:
+    """Two hashes, or of two dictionaries of them those that differ."""
+    if isinstance(then, str):
+        return f"{then[:12]}, now {str(now)[:12]}"
+    keys = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    return ", ".join(f"{str(then.get(key))[:12]}, now {str(now.get(key))[:12]} in {key}" for key in keys)
+
+
+class Checkpoints(Callback):
+    """Writes checkpoints into a folder every so many steps, at the end, and when the run is stopped."""
+
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        *,
+        every: int,
+        template: str,
+        identity: dict,
+        before: dict,
+        meters: Meters,
+        metrics: MetricsFile,
+        resumed: Checkpoint | None,
+    ):
+        self.folder, self.console, self.every, self.template = folder, console, every, template
+        self.identity, self.before, self.meters, self.metrics = identity, before, meters, metrics
+        self.resumed, self.boundary, self.micro_batches = resumed, None, 0
+        self.last: Path | None = None if resumed is None else resumed.path  # the newest one on the disk
+        self.signals = HeldSignals()
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Continue where the checkpoint stood, or write the first: from then on the run can be resumed."""
+        (optimizer,), (scheduler,) = trainer.optimizers, trainer.lr_scheduler_configs
+        if self.resumed:
+            with understood(self.resumed.path):
+                self.resumed.restore_optimizer(pl_module.model, optimizer)
+                restore_schedule(scheduler.scheduler, self.resumed.state["schedule"])
+                restore_random(self.resumed.state["random"])
+                self.micro_batches = self.resumed.state["micro_batches"]
+                self._note(trainer, pl_module, self.resumed.state["place"])
+        else:
+            self._note(trainer, pl_module, place=(0, -1))
+            self._write(pl_module, optimizer)
+        self.signals.install(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """At the end of an optimizer step: note where the run stands, and now and then write it."""
+        self.micro_batches += 1
+        if not pl_module.changing:
+            return
+        self._note(trainer, pl_module, batch["place"])
+        if pl_module.step % self.every == 0:
+            self._write(pl_module, trainer.optimizers[0])
+        pl_module.changing = False
+        self.signals.let_through()
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """What comes now, saving the adapter and validating, can be done again from here."""
+        self._write_if_new(trainer, pl_module)
+        self.signals.remove()
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """Write the last boundary, unless the optimizer was at work."""
+        if self.boundary is not None and not pl_module.changing:
+            pl_module.changing = True  # no second signal while this is written
+            self._write_if_new(trainer, pl_module)
+            path = printable(str(self.last.parents[1]))
+            self.console.print(f"Step {pl_module.step} is kept: --out {path} --resume goes on from it.", soft_wrap=True)
+        self.signals.remove()
+
+    def _write_if_new(self, trainer, pl_module) -> None:
+        if self.last is None or self.last.name != checkpoint.name_of(pl_module.step):
+            self._write(pl_module, trainer.optimizers[0])
+
+    def _write(self, pl_module, optimizer) -> None:
+        self.metrics.sync()  # what the checkpoint counts on
+        self.last = checkpoint.write(
+            self.folder, pl_module.model, optimizer, self.template, self.boundary, self.identity
+        )
+
+    def _note(self, trainer, pl_module, place: tuple[int, int]) -> None:
+        (optimizer,), (scheduler,) = trainer.optimizers, trainer.lr_scheduler_configs
+        self.boundary = {
+            "step": pl_module.step,
+            "micro_batches": self.micro_batches,
+            "place": list(place),
+            "learning_rates": [group["lr"] for group in optimizer.param_groups],
+            "schedule": schedule_state(scheduler.scheduler),
+            "random": random_state(),
+            "meters": self.meters.state(),
+            "metrics_bytes": self.metrics.size(),
+            "before": self.before,
+        }
+
+
+class HeldSignals:
+    """SIGTERM and Ctrl-C raise at once, but while the module's parameters change: then at the end of the step."""
+
+    def __init__(self):
+        self.pending: int | None = None
+        self.others: dict[int, object] = {}
+
+    def install(self, module) -> None:
+        """Take the signals over, from Lightning too; only the main thread of a process gets any."""
+        self.module = module
+        if threading.current_thread() is threading.main_thread():
+            self.others = {number: signal.signal(number, self._arrived) for number in SIGNALS}
+
+    def remove(self) -> None:
+        """Give them back."""
+        for number, handler in self.others.items():
+            signal.signal(number, handler)
+        self.others = {}
+
+    def let_through(self) -> None:
+        """Raise for a signal that was held back, or whose exception was swallowed on its way (as in a __del__)."""
+        if self.pending is not None:
+            self._raise()
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        self.pending = number
+        if not self.module.changing:
+            self._raise()
+
+    def _raise(self) -> None:
+        raise KeyboardInterrupt if self.pending == signal.SIGINT else SystemExit(128 + self.pending)
+
+
+def schedule_state(scheduler) -> dict:
+    """Where a scheduler stands; its function and its base rates come from the flags."""
+    return {key: getattr(scheduler, key) for key in SCHEDULE}
+
+
+def restore_schedule(scheduler, state: dict) -> None:
+    """Raises KeyError where the state lacks a number."""
+    for key in SCHEDULE:
+        setattr(scheduler, key, state[key])
+
+
+def random_state() -> dict:
+    """Of every generator that a run may draw from, as JSON has it."""
+    version, words, gauss = random.getstate()
+    name, numpy_words, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        "cuda": [state.numpy().tobytes().hex() for state in torch.cuda.get_rng_state_all()],
+        "numpy": [name, numpy_words.tolist(), *rest],
+        "python": [version, list(words), gauss],
+    }
+
+
+def restore_random(state: dict) -> None:
+    """Put every generator back where it was. Raises KeyError, TypeError or ValueError for what is no state."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, numpy_words, *rest = state["numpy"]
+    np.random.set_state((name, np.array(numpy_words, dtype=np.uint32), *rest))
+    torch.set_rng_state(_bytes(state["torch"]))
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([_bytes(text) for text in state["cuda"]])
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,0 +1,50 @@
+"""One process at a time in a folder, by a lock that the system takes back when its owner ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from maple.errors import InputError
+
+NAME = ".lock"  # holds the owner's process and machine, for the message; the lock itself is on the open file
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` for the block. Raises InputError where another process holds it."""
+    path = folder / NAME
+    descriptor = _acquire(path)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise InputError(f"--out {path.parent}: {owner} is at work in it; wait for it, or stop it") from None
+        # An owner that ended between our two calls took the name away: whoever comes next would lock another file.
+        if _is_named(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_named(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

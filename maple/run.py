@@ -1,0 +1,185 @@
+"""A run from its model to its summary: validate, train, validate, and leave everything behind.
+
+One that is resumed takes the first validation from its checkpoint and trains what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+from hashlib import sha256
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from maple import summary
+from maple.adapter import save_adapter
+from maple.checkpoint import Checkpoint, newest, understood
+from maple.data.instructions import Instructions
+from maple.data.prompts import template_text
+from maple.device import choose_device
+from maple.durability import Checkpoints, check_same_run
+from maple.errors import InputError
+from maple.guards import Diverged
+from maple.hub import model_folder
+from maple.loss import Score
+from maple.meters import Meters, MetricsFile
+from maple.model import enable_recompute, load_model
+from maple.module import FineTuning
+from maple.outputs import CHECKPOINTS, write_config
+from maple.probe import KernelProbe
+from maple.shards import Shards
+
+GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
+SAMPLE_TOKENS = 48  # of the answer shown at each validation
+BLAMED = 5  # samples that a message names; where more are to blame, it is not the samples
+
+
+class Run:
+    """One run in its folder, which the caller has claimed."""
+
+    def __init__(self, arguments: dict, out: Path, console: Console, tokenizer, instructions: Instructions):
+        self.arguments, self.out, self.console = arguments, out, console
+        self.tokenizer, self.instructions = tokenizer, instructions
+        self.device, self.dtype = choose_device(arguments["device"], arguments["precision"])
+        self.total_steps = math.ceil(instructions.batches.total / arguments["accumulate"])
+
+    def go(self) -> None:
+        """Do all of it. Raises InputError for whatever is wrong with model, data, settings or disk."""
+        identity = self.identity()
+        found = newest(self.out / CHECKPOINTS) if self.arguments["resume"] else None
+        if found:
+            check_same_run(found, identity)
+        self.load()
+        before = self.resume(found) if found else self.begin()
+        self.train(found, identity, before)
+        save_adapter(self.model, self.out / "adapter", self.arguments["template"])
+        self.model.eval()
+        after = self.validate()
+        self.metrics.write_validation(self.meters.steps, after)
+        record = summary.collect(self.arguments, self.model, self.meters, before, after, self.out)
+        summary.show_end(self.console, record, self.out)
+
+    def identity(self) -> dict:
+        """What makes this run this run: a checkpoint of another is not resumed."""
+        settings = {name: value for name, value in self.arguments.items() if name not in ("out", "resume")}
+        files = Shards(model_folder(self.arguments["model"], self.arguments["revision"]))
+        template = template_text(self.arguments["template"], self.tokenizer)
+        return {
+            "config": settings,
+            "model": files.fingerprint(),
+            "data": self.instructions.digests(),
+            "template": sha256(template.encode()).hexdigest(),
+            "tokenizer": sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            "versions": summary.versions(),
+        }
+
+    def load(self) -> None:
+        """The model with its LoRA, and the module that trains it."""
+        arguments = self.arguments
+        seed_everything(arguments["seed"], verbose=False)
+        names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
+        settings = {name: arguments[name] for name in names}
+        self.model = load_model(arguments["model"], device=self.device, dtype=self.dtype, **settings)
+        if arguments["recompute"] == "layer":
+            enable_recompute(self.model)
+        summary.show_model(self.console, self.model, arguments)
+        settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
+        languages = self.instructions.languages
+        self.module = FineTuning(self.model, **settings, total_steps=self.total_steps, languages=languages)
+        sample = summary.Sample(self.console, self.tokenizer, self.instructions, SAMPLE_TOKENS)
+        self.validator = self.trainer([sample])
+
+    def validate(self) -> dict[str, Score]:
+        """The score of each language."""
+        self.validator.validate(self.module, self.instructions.val_dataloader(), verbose=False)
+        return self.module.validation
+
+    def begin(self) -> dict[str, Score]:
+        """Validate the base and open the files of a fresh run."""
+        before = self.validate()
+        losses = {language: score.mean_loss for language, score in before.items()}
+        if not all(math.isfinite(loss) for loss in losses.values()):
+            model = self.arguments["model"]
+            raise InputError(f"--model {model}: its loss is {losses} before any training; it must be damaged")
+        write_config(self.out / "config.yaml", self.arguments)
+        self.open_metrics()
+        self.metrics.write_validation(0, before)
+        return before
+
+    def resume(self, found: Checkpoint) -> dict[str, Score]:
+        """Put model, data and counts where the checkpoint stood; the scores of the first validation."""
+        with understood(found.path):
+            found.restore_adapter(self.model)
+            state = found.state
+            self.module.step = state["step"]
+            self.instructions.batches.skip(state["micro_batches"], state["place"])
+            self.open_metrics(state["metrics_bytes"])
+            self.meters.restore(state["meters"])
+            before = {language: Score(*state["before"][language]) for language in self.instructions.languages}
+        self.console.print(f"Resumed at step {self.module.step} of {self.total_steps}.")
+        return before
+
+    def open_metrics(self, keep_bytes: int = 0) -> None:
+        """metrics.csv, and the meters that write to it."""
+        self.metrics = MetricsFile(self.out / "metrics.csv", self.instructions.languages, keep_bytes)
+        self.meters = Meters(self.console, self.metrics, self.total_steps)
+
+    def train(self, found: Checkpoint | None, identity: dict, before: dict[str, Score]) -> None:
+        """Train what is left, with checkpoints. Raises InputError with the samples that are to blame for a NaN."""
+        checkpoints = Checkpoints(
+            self.out / CHECKPOINTS,
+            self.console,
+            every=self.arguments["checkpoint_every"],
+            template=self.arguments["template"],
+            identity=identity,
+            before={language: astuple(score) for language, score in before.items()},
+            meters=self.meters,
+            metrics=self.metrics,
+            resumed=found,
+        )
+        if not len(self.instructions.batches):  # it was stopped behind its last step
+            return
+        self.model.train()
+        try:
+            trainer = self.trainer([KernelProbe(), self.meters, checkpoints], logs=True)
+            trainer.fit(self.module, self.instructions.train_dataloader())
+        except Diverged as error:
+            last = f"the last good checkpoint is {checkpoints.last}"
+            raise InputError(f"{error}; {self.blame(error)}; {last}") from error
+
+    def blame(self, error: Diverged) -> str:
+        """Which samples are to blame, by file and line."""
+        names = [self.instructions.where(*sample) for sample in error.samples[:BLAMED]]
+        count = len(error.samples)
+        if count == 0:
+            return f"none of its {error.total} samples does it alone: lower --lr {self.arguments['lr']}"
+        if count == error.total:
+            return (
+                f"every one of its {count} samples does it, {names[0]} the first, so it is not the data: lower --lr "
+                f"{self.arguments['lr']} or --alpha {self.arguments['alpha']}"
+            )
+        more = f" and {count - BLAMED} more" if count > BLAMED else ""
+        return f"of its {error.total} samples these do it: {', '.join(names)}{more}"
+
+    def trainer(self, callbacks: list[Callback], logs: bool = False) -> Trainer:
+        """Lightning's. All micro-batches of the run are one epoch to it; we validate before and after."""
+        board = None
+        if logs and self.arguments["logger"] == "tensorboard":
+            # what a stopped run had shown of the steps that now come again is taken from the picture
+            board = TensorBoardLogger(self.out, name="", version="tensorboard", purge_step=self.module.step + 1)
+        return Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            max_epochs=1,
+            accumulate_grad_batches=self.arguments["accumulate"],
+            gradient_clip_val=GRADIENT_CLIP,
+            callbacks=callbacks,
+            logger=board or False,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )

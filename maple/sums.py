@@ -1,0 +1,39 @@
+"""SHA256SUMS: the hashes of a folder's files, in the format that `sha256sum -c SHA256SUMS` checks too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from maple.durable import file_sha256, write_file
+from maple.errors import InputError
+
+NAME = "SHA256SUMS"
+LARGEST = 2**20  # bytes; a line is a hundred
+
+
+def write_sums(folder: Path, sums: dict[str, str]) -> str:
+    """Write {file: SHA-256 in hexadecimal}; the SHA-256 of what was written."""
+    return write_file(folder / NAME, ["".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()])
+
+
+def check_sums(folder: Path, files: tuple[str, ...]) -> None:
+    """Raise InputError unless SHA256SUMS names exactly `files` and each of them has the hash that stands there.
+
+    Only `files` are opened, never a name that the file brings.
+    """
+    path = folder / NAME
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"{path}: {path.stat().st_size:,} bytes are too many for the hashes of {len(files)} files")
+    lines = [re.fullmatch(rb"([0-9a-f]{64})  ([\w./-]+)", line) for line in path.read_bytes().split(b"\n")[:-1]]
+    sums = {line[2].decode(): line[1].decode() for line in lines if line}
+    if len(lines) != len(files) or set(sums) != set(files) or not path.read_bytes().endswith(b"\n"):
+        raise InputError(f"{path}: it does not hold one hash for each of {', '.join(files)}; it is damaged")
+    for name in files:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing; {NAME} beside it has its hash")
+        if file_sha256(folder / name) != sums[name]:
+            raise InputError(
+                f"{folder / name} is not what was written: its SHA-256 differs from that in {NAME}; if you changed it "
+                f"on purpose, write the new hashes: sha256sum {' '.join(files)} > {NAME}"
+            )
