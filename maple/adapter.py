@@ -150,8 +150,12 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
 
 def _check_hashes(folder: Path) -> None:
     """Raise InputError for an adapter that is not what was written; say so where that cannot be known."""
-    if (folder / SUMS).exists():
-        check_sums(folder, (CONFIG, WEIGHTS))
+    if os.path.lexists(folder / SUMS):
+        try:
+            check_sums(folder, (CONFIG, WEIGHTS))
+        except InputError as error:
+            remedy = f"if it was changed on purpose, write new hashes: sha256sum {CONFIG} {WEIGHTS} > {SUMS}"
+            raise InputError(f"{error}; {remedy}") from error
     elif adapter_origin(folder):
         warnings.warn(f"{folder}: {SUMS} is missing, so nobody can say whether the adapter is whole", InputWarning, 2)
 

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from maple import sums
 from maple.adapter import save_adapter
 from maple.durable import discard, file_sha256, whole_folder, write_file
-from maple.errors import InputError, InputWarning, first_line
+from maple.errors import InputError, InputWarning, first_line, readable
 from maple.lora import lora_parameters
 from maple.origin import CONFIG, WEIGHTS
 from maple.tensorfile import write_tensors
@@ -144,12 +144,12 @@ def newest(folder: Path) -> Checkpoint:
         for reason in reasons:
             warnings.warn(f"{reason}; going on from {path.name}, the one before it", InputWarning, stacklevel=2)
         return checkpoint
-    raise InputError(f"--resume: no checkpoint in {folder} is whole: {'; '.join(reasons) or 'it holds none'}")
+    raise InputError(f"--resume: of the checkpoints none in {folder} is whole: {'; '.join(reasons) or 'it is empty'}")
 
 
 def verify(path: Path) -> Checkpoint:
     """The checkpoint of a folder. Raises InputError that names what is damaged, missing or too much."""
-    with _readable(path):
+    with readable(path):
         found = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
         expected = {*FILES, MANIFEST, sums.NAME}
         for what, names in (("is missing", expected - found), ("does not belong there", found - expected)):
@@ -168,14 +168,6 @@ def verify(path: Path) -> Checkpoint:
                 if file_sha256(path / name) != manifest["files"][name]:
                     raise InputError(f"{path / name}: its SHA-256 is not the one in {MANIFEST}; it is damaged")
         return Checkpoint(path, manifest, _read_json(path / STATE))
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
 def _read_json(path: Path) -> dict:

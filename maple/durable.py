@@ -99,5 +99,5 @@ def discard(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove from `folder` what killed processes left of their writing. Only its owner may (`lock.py`)."""
     for kind in (PARTIAL, DISCARDED):
-        for path in folder.glob(f".*.*.{kind}"):
+        for path in list(folder.rglob(f".*.*.{kind}")):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()

@@ -1,8 +1,10 @@
 """The error and the warning that a user's input can cause, and the error that a user's environment can."""
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -24,6 +26,15 @@ def first_line(error: BaseException) -> str:
     """The beginning of another library's message, which may be long and hold a stack of C++ frames."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read into an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
 def refuse_kernels_distribution() -> None:

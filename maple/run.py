@@ -128,7 +128,7 @@ class Run:
         self.meters = Meters(self.console, self.metrics, self.total_steps)
 
     def train(self, found: Checkpoint | None, identity: dict, before: dict[str, Score]) -> None:
-        """Train what is left, with checkpoints. Raises InputError with the samples that are to blame for a NaN."""
+        """Train what is left. An InputError names the last checkpoint, and for a NaN the samples that are to blame."""
         checkpoints = Checkpoints(
             self.out / CHECKPOINTS,
             self.console,
@@ -146,9 +146,9 @@ class Run:
         try:
             trainer = self.trainer([KernelProbe(), self.meters, checkpoints], logs=True)
             trainer.fit(self.module, self.instructions.train_dataloader())
-        except Diverged as error:
-            last = f"the last good checkpoint is {checkpoints.last}"
-            raise InputError(f"{error}; {self.blame(error)}; {last}") from error
+        except InputError as error:
+            blame = f"; {self.blame(error)}" if isinstance(error, Diverged) else ""
+            raise InputError(f"{error}{blame}; the last good checkpoint is {checkpoints.last}") from error
 
     def blame(self, error: Diverged) -> str:
         """Which samples are to blame, by file and line."""

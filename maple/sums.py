@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from maple.durable import file_sha256, write_file
-from maple.errors import InputError
+from maple.errors import InputError, readable
 
 NAME = "SHA256SUMS"
 LARGEST = 2**20  # bytes; a line is a hundred
@@ -22,18 +22,22 @@ def check_sums(folder: Path, files: tuple[str, ...]) -> None:
 
     Only `files` are opened, never a name that the file brings.
     """
-    path = folder / NAME
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: {path.stat().st_size:,} bytes are too many for the hashes of {len(files)} files")
-    lines = [re.fullmatch(rb"([0-9a-f]{64})  ([\w./-]+)", line) for line in path.read_bytes().split(b"\n")[:-1]]
-    sums = {line[2].decode(): line[1].decode() for line in lines if line}
-    if len(lines) != len(files) or set(sums) != set(files) or not path.read_bytes().endswith(b"\n"):
-        raise InputError(f"{path}: it does not hold one hash for each of {', '.join(files)}; it is damaged")
+    with readable(folder / NAME):
+        sums = _read(folder / NAME)
+    if set(sums) != set(files):
+        raise InputError(f"{folder / NAME}: it does not hold one hash for each of {', '.join(files)}; it is damaged")
     for name in files:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing; {NAME} beside it has its hash")
         if file_sha256(folder / name) != sums[name]:
-            raise InputError(
-                f"{folder / name} is not what was written: its SHA-256 differs from that in {NAME}; if you changed it "
-                f"on purpose, write the new hashes: sha256sum {' '.join(files)} > {NAME}"
-            )
+            raise InputError(f"{folder / name} is not what was written: its SHA-256 is not the one in {NAME}")
+
+
+def _read(path: Path) -> dict[str, str]:
+    """{file: SHA-256}; empty for a file of which any line is none."""
+    if path.stat().st_size > LARGEST:
+        return {}
+    text = path.read_bytes()
+    lines = [re.fullmatch(rb"([0-9a-f]{64})  ([\w./-]+)\n", line) for line in text.splitlines(keepends=True)]
+    found = {line[2].decode(): line[1].decode() for line in lines if line}
+    return found if len(found) == len(lines) else {}

@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -34,22 +36,42 @@ class Child:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                warnings.resetwarnings()  # pytest's own, which make errors of them
                 before()
                 cli.main(fit, with_own_flags(flags))
             except SystemExit as leaving:
                 code = leaving.code
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
 
-    def kill_at(self, moment: float, number: int = signal.SIGKILL) -> None:
-        """Send a signal so many seconds after the start, if it still runs."""
-        while time.monotonic() - self.started < moment:
+    def kill_at(self, moment: float) -> None:
+        """SIGKILL so many seconds after the start, if it still runs."""
+        self.until(lambda: time.monotonic() - self.started > moment)
+        os.kill(self.pid, signal.SIGKILL)
+
+    def kill_in_a_write(self, folder: Path, number: int, delay: float) -> None:
+        """SIGKILL so many seconds after the so-manieth half-written folder was seen."""
+        seen = set()
+
+        def writes() -> bool:
+            seen.update(path.name for path in folder.glob(".*.partial"))
+            return len(seen) >= number
+
+        if self.until(writes):
+            time.sleep(delay)
+        os.kill(self.pid, signal.SIGKILL)
+
+    def until(self, condition) -> bool:
+        """Wait for a condition; False where the child ended before."""
+        while not condition():
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return
-            time.sleep(0.001)
-        os.kill(self.pid, number)
+                return False
+            time.sleep(0.0005)
+        return True
 
     def wait(self) -> int:
         """Its exit code; minus the signal's number where one killed it."""
