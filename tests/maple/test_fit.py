@@ -17,6 +17,8 @@ from maple import cli
 from maple.errors import InputError
 from maple.fit import fit
 from maple.lora import lora_layers
+from maple.loss import token_loss
+from maple.tokenizer import load_tokenizer
 
 # fmt: off
 SUMMARY = [
@@ -180,6 +182,33 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_no_adapter(stories, da
     ):
         run(stories, data, lr=1.0, alpha=1e30, out="run")
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_sample_that_makes_the_loss_no_number_is_named_by_file_and_line(stories, data, tmp_path, monkeypatch):
+    lines = (data / "es.jsonl").read_text().splitlines()[:20]
+    kept = [line for line in lines if "Z" not in line]
+    bad = {"instruction": "Di algo con la letra", "input": "", "output": "Z Z Z"}
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "es.jsonl").write_text("\n".join([*kept, json.dumps(bad)]) + "\n")
+    (folder / "es.validation.jsonl").write_text("\n".join(kept[:3]) + "\n")
+    token = load_tokenizer(stories)("Z", add_special_tokens=False)["input_ids"][-1]
+
+    def overflows(model, batch):
+        loss, tokens = token_loss(model, batch)
+        return loss * (math.inf if (batch["labels"] == token).any() else 1), tokens
+
+    for module in ("maple.module", "maple.guards"):
+        monkeypatch.setattr(f"{module}.token_loss", overflows)
+    words = rf"step 1: the loss is inf; of its \d+ samples these do it: .*few/es.jsonl:{len(kept) + 1}; the last good"
+    with pytest.raises(InputError, match=words):
+        run(stories, folder, out="run", accumulate=9)
+
+
+def test_a_gradient_that_stays_zero_stops_the_run(stories, data, tmp_path):
+    with pytest.raises(InputError, match=r"step 3: the gradient has been zero for 3 steps.* --alpha"):
+        run(stories, data, alpha=1e-300, out="run")
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000002"
 
 
 def test_a_tokenizer_of_another_model_is_refused(stories, real, data, tmp_path):

@@ -1,0 +1,43 @@
+"""The start-up comparison finds a kernel that is wrong, and lets those that are right pass."""
+
+import pytest
+import torch
+
+import maple
+from kernels import gpu
+from maple.errors import InputError
+from maple.probe import compare_kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def batch():
+    ids = torch.randint(300, (1, 24), device=DEVICE)
+    return {"input_ids": ids, "position_ids": torch.arange(24, device=DEVICE)[None]}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_right_kernels_pass_each_shape_once(batch, bits):
+    model = maple.load_model("tiny", bits=bits, rank=4, dropout=0.2, device=DEVICE).train()
+    shapes = {layer.packed.shape for layer in model.modules() if hasattr(layer, "packed")} - {(2048, 128)}
+    state = torch.get_rng_state()
+    assert compare_kernels(model, batch) == len({*shapes} - {model.get_output_embeddings().packed.shape})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "words"),
+    [
+        ("lora_linear", lambda ys, xa: ([y * 1.01 for y in ys], xa), "kernel's y is 0.01 of its length away"),
+        ("lora_linear", lambda ys, xa: ([y.fill_(float("nan")) for y in ys], xa), "kernel's y is nan"),
+        ("lora_linear_backward", lambda dx, da, dbs: (dx, da * 1.01, dbs), "kernel's dA is 0.01"),
+        ("lora_linear_backward", lambda dx, da, dbs: (dx * 0, da, dbs), "kernel's dX is 1 "),
+    ],
+)
+def test_wrong_kernels_are_refused(batch, monkeypatch, name, harm, words):
+    model = maple.load_model("tiny", rank=4, targets="qv", device=DEVICE)
+    right = getattr(gpu, name)
+    monkeypatch.setattr(gpu, name, lambda *arguments: harm(*right(*arguments)))
+    with pytest.raises(InputError, match=words):
+        compare_kernels(model, batch)
