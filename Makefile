@@ -17,7 +17,8 @@ help:
 	@echo "make lint       ruff and ruff-format"
 	@echo "make test-gpu   the Triton kernels on this machine's GPU; installs nothing"
 	@echo "make bench-gpu  the kernels and a training step on it, beside their peers; OUT=DIR keeps the results there"
-	@echo "make faults | study    say what they wait for"
+	@echo "make faults     kills, full disks, damaged files, fuzzing: a quarter of an hour"
+	@echo "make study      says what it waits for"
 
 # The stamp is newer than both files when the environment is up to date, so a second run starts at once.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -53,8 +54,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-faults:
-	@echo "make faults: nothing to run yet; kills, corruption and fuzzing come with checkpoints and --resume."
+faults: setup
+	@echo "Killing, corrupting, filling and fuzzing: about a quarter of an hour; at its end, what was tried and what was lost."
+	$(BIN)/python -m pytest -q tests/faults
 
 study:
 	@echo "make study: nothing to run yet; it comes with python -m maple.study."

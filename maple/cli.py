@@ -29,10 +29,12 @@ from jsonargparse import ArgumentParser
 
 from maple.errors import InputError, InputWarning, nearest, refuse_kernels_distribution
 
+TERMINATED = 128 + signal.SIGTERM  # as shells count the end by a signal
+
 
 def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
     """Parse the command line, call `function`, and leave with its exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: leave(143, "stopped by SIGTERM"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     try:
         arguments = parse(function, sys.argv[1:] if argv is None else argv)
@@ -52,6 +54,8 @@ def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
     except SystemExit as leaving:  # Lightning turns Ctrl-C into exit(1) after its teardown
         if isinstance(leaving.__context__, KeyboardInterrupt):
             leave(130, "stopped by Ctrl-C")
+        if leaving.code == TERMINATED:
+            leave(TERMINATED, "stopped by SIGTERM")
         raise
     sys.exit(0)
 

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from maple import checkpoint
 from maple.checkpoint import Checkpoint, understood
+from maple.cli import TERMINATED
 from maple.errors import InputError, InputWarning
 from maple.meters import Meters, MetricsFile, printable
 
@@ -132,7 +133,9 @@ class Checkpoints(Callback):
             pl_module.changing = True  # no second signal while this is written
             self._write_if_new(trainer, pl_module)
             path = printable(str(self.last.parents[1]))
-            self.console.print(f"Step {pl_module.step} is kept: --out {path} --resume goes on from it.", soft_wrap=True)
+            self.console.print(
+                f"Step {pl_module.step} is kept; to go on: python -m maple.fit --out {path} --resume", soft_wrap=True
+            )
         self.signals.remove()
 
     def _write_if_new(self, trainer, pl_module) -> None:
@@ -190,7 +193,7 @@ class HeldSignals:
             self._raise()
 
     def _raise(self) -> None:
-        raise KeyboardInterrupt if self.pending == signal.SIGINT else SystemExit(128 + self.pending)
+        raise KeyboardInterrupt if self.pending == signal.SIGINT else SystemExit(TERMINATED)
 
 
 def schedule_state(scheduler) -> dict:

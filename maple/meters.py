@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from maple.errors import InputWarning
 from maple.loss import Score
 from maple.terminal import without_controls
 
@@ -44,6 +46,7 @@ class MetricsFile:
     def __init__(self, path: Path, languages: list[str], keep_bytes: int = 0):
         """Begin the file, or go on behind the first `keep_bytes` bytes of what a stopped run wrote."""
         self.path = path
+        keep_bytes = _whole_rows(path, keep_bytes)
         self.file = path.open("ab", buffering=0)
         self.file.truncate(keep_bytes)
         measured = [f"{name}/{language}" for name in ("val_loss", "exact_match") for language in languages]
@@ -73,6 +76,14 @@ class MetricsFile:
         losses = {f"val_loss/{language}": score.mean_loss for language, score in scores.items()}
         matches = {f"exact_match/{language}": score.exact_match for language, score in scores.items()}
         self.write({"step": step} | losses | matches)
+
+
+def _whole_rows(path: Path, keep_bytes: int) -> int:
+    """`keep_bytes`, or where somebody cut the file to less, the bytes of the rows that are left."""
+    rows = path.read_bytes()[:keep_bytes] if path.is_file() else b""
+    if len(rows) < keep_bytes:
+        warnings.warn(f"{path} has lost rows that were there when the run was stopped", InputWarning, stacklevel=3)
+    return rows.rfind(b"\n") + 1
 
 
 class Meters(Callback):

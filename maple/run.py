@@ -10,6 +10,7 @@ from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
@@ -73,7 +74,7 @@ class Run:
             "data": self.instructions.digests(),
             "template": sha256(template.encode()).hexdigest(),
             "tokenizer": sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-            "versions": summary.versions(),
+            "versions": summary.versions() | {"device": str(self.device), "threads": str(torch.get_num_threads())},
         }
 
     def load(self) -> None:
@@ -113,9 +114,11 @@ class Run:
         """Put model, data and counts where the checkpoint stood; the scores of the first validation."""
         with understood(found.path):
             found.restore_adapter(self.model)
-            state = found.state
+            state, batches = found.state, self.instructions.batches
+            if not 0 <= state["micro_batches"] <= batches.total:
+                raise ValueError(f"micro-batch {state['micro_batches']} of {batches.total}")
             self.module.step = state["step"]
-            self.instructions.batches.skip(state["micro_batches"], state["place"])
+            batches.skip(state["micro_batches"], state["place"])
             self.open_metrics(state["metrics_bytes"])
             self.meters.restore(state["meters"])
             before = {language: Score(*state["before"][language]) for language in self.instructions.languages}

@@ -201,3 +201,12 @@ def test_every_generator_goes_on_where_it_was():
     draw()
     restore_random(state)
     assert draw() == expected
+
+
+def test_rows_that_somebody_cut_away_are_missed_with_a_warning(world, tmp_path):
+    out = stopped_at(world, tmp_path / "run", 8)
+    rows_before = (out / "metrics.csv").read_bytes().splitlines(keepends=True)
+    (out / "metrics.csv").write_bytes(b"".join(rows_before[:4])[:-3])
+    with pytest.warns(InputWarning, match="metrics.csv has lost rows"):
+        fit(out=str(out), data=str(world / "data"), resume=True, **flags_as_arguments())
+    assert [row["step"] for row in rows(out)] == ["0", "1", "9", "9"]
