@@ -14,9 +14,8 @@ def test_matrices_numbers_and_nothing(tmp_path, dtype):
     tensors = {"w": torch.randn(5, 7), "transposed": torch.randn(3, 4).T, "step": torch.tensor(3.0)}
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()} | {"empty": torch.empty(0, 4, dtype=dtype)}
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    digests = {
-        write_tensors(tmp_path / n, shapes, dtype, tensors.__getitem__, {"who": "maple"}) for n in ("one", "two")
-    }
+    said = {"who": "maple"}
+    digests = {write_tensors(tmp_path / name, shapes, dtype, tensors.__getitem__, said) for name in ("one", "two")}
     assert digests == {file_sha256(tmp_path / "one")}
     read = load_file(tmp_path / "one")
     assert read.keys() == tensors.keys() and all(torch.equal(read[name], tensors[name]) for name in tensors)
