@@ -109,7 +109,7 @@ def tensors(change):
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 REFUSED = [
-    (config(use_dora=True), "use_dora is true, which is not supported"),
+    (config(use_dora=True), "use_dora is True, which is not supported"),
     (config(peft_type="IA3"), "peft_type is 'IA3'"),
     (config(task_type="SEQ_CLS"), "task_type is 'SEQ_CLS'"),
     (config(bias="all"), "bias is 'all'"),
@@ -123,10 +123,10 @@ REFUSED = [
     (config(r="8"), "r is '8'"),
     (config(lora_alpha=None), "lora_alpha is None"),
     (config(rank_pattern={"q_proj": -1}), "q_proj is -1"),
-    (config(rank_pattern={"*x": 4}), r"the pattern '\*x' is no regular expression"),
+    (config(rank_pattern={"*x": 4}), r"rank_pattern: '\*x' is no regular expression"),
     (config(target_modules=[]), "target_modules is"),
     (config(target_modules=["qq_proj"]), "target_modules names 'qq_proj'"),
-    (config(target_modules="(("), "target_modules is no regular expression"),
+    (config(target_modules="(("), r"target_modules: '\(\(' is no regular expression"),
     (config(target_modules=["q_proj", "v_proj", "o_proj"]), "o_proj.lora_A.weight is missing"),
     (config(r=5), r"lora_A.weight is \[4, 64\], this model needs \[5, 64\]"),
     (tensors(lambda t: t[A].fill_(float("nan"))), "q_proj.lora_A.weight holds NaN or inf"),

@@ -191,15 +191,15 @@ REFUSED = [
     (ONE, lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 200), "not a readable safetensors file"),
     (ONE, lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
     (ONE, only_a_pickle, "pytorch_model.bin is a pickle"),
-    (ONE, lambda f: (f / "config.json").write_text("{"), "not a model's config"),
+    (ONE, lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
     (ONE, lambda f: (f / "config.json").unlink(), "has no config.json"),
-    (ONE, config(hidden_size="x"), "config.json: no model can be built from it"),
+    (ONE, config(hidden_size="x"), "config.json: hidden_size is 'x'; a whole number"),
     (ONE, config(num_attention_heads=7), "config.json: no model can be built from it"),
     (ONE, config(rope_parameters={"rope_type": "nonsense"}), "config.json: no model can be built from it"),
-    (ONE, config(quantization_config="x"), "quantised by x"),
-    (ONE, config(num_hidden_layers=10**9), "config.json has 1000000000 layers, the files only 21 tensors"),
+    (ONE, config(quantization_config="x"), "quantised by 'x'"),
+    (ONE, config(num_hidden_layers=999), "config.json has 999 layers, the files only 21 tensors"),
     (ONE, config(max_position_embeddings=-1), "max_position_embeddings is -1"),
-    (ONE, lambda f: (f / "generation_config.json").write_text("[]"), "generation_config.json: not usable"),
+    (ONE, lambda f: (f / "generation_config.json").write_text("[]"), "generation_config.json: not a JSON object"),
     (
         ONE,
         config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": 1, "bnb_4bit_quant_type": "nf4"}),
@@ -209,7 +209,7 @@ REFUSED = [
     (ONE, config(auto_map={"AutoModelForCausalLM": "x.Y"}), "never runs a model's code"),
     (ONE, config(model_type="gpt2"), "model_type 'gpt2' is not supported; known: llama, mistral, qwen2, qwen3"),
     (ONE, config(model_type="mixtral", num_local_experts=8), "mixtral is a mixture of experts"),
-    (ONE, config(quantization_config={"quant_method": "gptq"}), "quantised by gptq"),
+    (ONE, config(quantization_config={"quant_method": "gptq"}), "quantised by 'gptq'"),
     (ONE, config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "FP4 is not supported"),
     (ONE, config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}), "use --bits 8"),
     (MANY, drop_a_shard, "which is missing; download"),
@@ -217,7 +217,7 @@ REFUSED = [
     (MANY, index(lambda m: m.update({"model.norm.weight": "/etc/passwd"})), "not a file of this folder"),
     (MANY, index(lambda m: m.pop("model.norm.weight")), "model.norm.weight is in .* the index says nothing of it"),
     (MANY, index(lambda m: m.update(ghost=m["model.norm.weight"])), "ghost is in no file"),
-    (MANY, lambda f: (f / "model.safetensors.index.json").write_text("[]"), "not a shard index"),
+    (MANY, lambda f: (f / "model.safetensors.index.json").write_text("[]"), "not a JSON object"),
 ]  # fmt: skip
 
 

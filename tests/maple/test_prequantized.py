@@ -101,7 +101,10 @@ def restate(**values):
         (restate(nested_blocksize=128), "nested blocks of 128"),
         (restate(shape=[64, 172]), r"packed from \[64, 172\], the model has \[172, 64\]"),
         (restate(blocksize=96), "block_size is 96"),
-        (lambda t: t.update({STATE: torch.tensor(list(b"{}"), dtype=torch.uint8)}), "up_proj.weight: 'shape'"),
+        (
+            lambda t: t.update({STATE: torch.tensor(list(b"{}"), dtype=torch.uint8)}),
+            "KeyError: 'shape'",
+        ),
         (lambda t: t.update({STATE: torch.tensor([1, 2], dtype=torch.uint8)}), "up_proj.weight: "),
         (lambda t: t.update({STATE.replace("nf4", "fp4"): t.pop(STATE)}), "is FP4"),
     ],
