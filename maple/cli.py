@@ -68,6 +68,8 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
         flag = word.split("=")[0]
         if flag.startswith("--") and flag not in known:
             raise InputError(f"unknown flag {flag}{nearest(flag, known)}")
+        if word.startswith("--print_config="):
+            raise InputError("--print_config takes no value")
     files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     files += [word for flag, word in pairwise(argv) if flag == "--config"]
     texts = {name: _takes_text(hint) for name, hint in typing.get_type_hints(function).items() if name != "return"}

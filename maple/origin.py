@@ -9,6 +9,7 @@ It is read without torch, so that a wrong --adapter or --model is told at once.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -93,8 +94,8 @@ def _base_that_is_there(named: str | None, adapter: str) -> str:
 
 def check_adapter(adapter: str) -> Path:
     """The folder of an adapter; raises InputError where it holds none."""
-    folder = Path(adapter).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(adapter))
+    if not os.path.isdir(folder):
         raise InputError(f"--adapter {adapter}: there is no such folder")
     if not (folder / CONFIG).is_file():
         inside = "; did you mean its folder adapter/?" if (folder / "adapter" / CONFIG).is_file() else ""
@@ -158,7 +159,8 @@ def _same(one: str, other: str) -> bool:
 
     Their last parts are the same, or one is a hub id and the other a folder of its copy in the hub's cache.
     """
-    if Path(one).expanduser().resolve().name == Path(other).expanduser().resolve().name:
+    ends = [os.path.basename(os.path.realpath(os.path.expanduser(name))) for name in (one, other)]
+    if ends[0] == ends[1]:
         return True
     pairs = ((one, other), (other, one))
     return any(f"models--{a.replace('/', '--')}" in Path(b).parts for a, b in pairs if not looks_like_folder(a))

@@ -67,6 +67,9 @@ def read(shards: Shards, path: str, shape: tuple[int, int], device: torch.device
             weight = _read_nf4(tensor, where)
     except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:  # parts that are not as they say
         raise InputError(f"{where}: {first_line(error)}") from error
+    for name, part in weight.tensors().items():
+        if part.is_floating_point() and not part.isfinite().all():
+            raise InputError(f"{where}: its {name} holds NaN or inf")
     if weight.shape != tuple(shape):
         raise InputError(f"{where} is packed from {list(weight.shape)}, the model has {list(shape)} there")
     return weight
@@ -79,6 +82,9 @@ def _read_nf4(tensor, where: str) -> NF4Weight:
     state = parse_object(bytes(stored.flatten().tolist()), f"{where}: its {NF4_STATE}")
     if not torch.equal(tensor("weight.quant_map").cpu(), torch.tensor(NF4_VALUES)):
         raise InputError(f"{where}: its quant_map is not that of NF4")
+    whole = [*state["shape"], state["blocksize"]]
+    if not all(type(number) is int for number in whole):
+        raise InputError(f"{where}: its shape and blocksize are {shown(whole)}; whole numbers are needed")
     # quant_storage may be a wider dtype, which is a view of the same bytes
     codes = tensor("weight").view(-1).view(torch.uint8)
     nested = {}
@@ -90,6 +96,6 @@ def _read_nf4(tensor, where: str) -> NF4Weight:
         nested = {
             "nested_absmax": tensor("weight.nested_absmax"),
             "nested_map": tensor("weight.nested_quant_map"),
-            "nested_offset": torch.tensor(state["nested_offset"], dtype=torch.float32, device=codes.device),
+            "nested_offset": torch.tensor(float(state["nested_offset"]), dtype=torch.float32, device=codes.device),
         }
     return NF4Weight(codes, tensor("weight.absmax"), tuple(state["shape"]), state["blocksize"], **nested)
