@@ -153,7 +153,7 @@ def _tensor(weights: Path, file, key: str) -> torch.Tensor:
     except Exception as error:  # a dtype of the format that this PyTorch does not know
         raise InputError(f"{weights}: {key} cannot be read ({first_line(error)})") from error
     if tensor.dtype not in FLOATS:
-        raise InputError(f"{weights}: {key} is {tensor.dtype}; a LoRA weight is a float of 16 or 32 bits")
+        raise InputError(f"{weights}: {key} is {tensor.dtype}; floats are needed")
     return tensor
 
 

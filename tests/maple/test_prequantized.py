@@ -101,6 +101,11 @@ def restate(**values):
         (restate(nested_blocksize=128), "nested blocks of 128"),
         (restate(shape=[64, 172]), r"packed from \[64, 172\], the model has \[172, 64\]"),
         (restate(blocksize=96), "block_size is 96"),
+        (restate(blocksize=64.0), r"shape and blocksize are \[172, 64, 64.0\]; whole numbers"),
+        (restate(nested_offset=[[0.1]]), "TypeError"),
+        (restate(nested_offset=float("nan")), "its nested_offset holds NaN or inf"),
+        (lambda t: t.update({STATE: torch.tensor(list(b"[" * 4000), dtype=torch.uint8)}), "nested too deep|not JSON"),
+        (lambda t: t.update({STATE: torch.zeros(5000, dtype=torch.uint8)}), "is 5000 of torch.uint8, not some JSON"),
         (
             lambda t: t.update({STATE: torch.tensor(list(b"{}"), dtype=torch.uint8)}),
             "KeyError: 'shape'",
