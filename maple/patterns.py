@@ -1,7 +1,7 @@
 """Regular expressions that somebody else wrote, matched in a process of their own that can be ended.
 
-Python's `re` may take exponential time: `(\\w+)+!` on a path of forty letters outlives its reader, and nothing in the
-same process can stop it. An adapter's target_modules come from whoever made the adapter. To refuse nested quantifiers
+Python's `re` may take exponential time: `(.|[a-z])*!` on a path of forty characters outlives its reader, and nothing in
+the same process can stop it. An adapter's target_modules come from whoever made the adapter. To refuse nested quantifiers
 would not do: alternatives and back-references blow up too, and the patterns in use (Unsloth writes five `.*?` in a row)
 are not simple. A linear engine (RE2) lacks the look-aheads they use, and means other things by some signs. So it is
 `re` itself, with a time limit, for some 20 ms.
@@ -15,8 +15,8 @@ import sys
 
 from maple.errors import InputError, shown
 
-# Of all patterns on all paths; an adapter has three such sets. A pattern for each of the 560 layers of a 70B model takes
-# 0.15 s on one core.
+# Of all patterns on all paths; an adapter has three such sets. A pattern for each of the 560 layers of a 70B model
+# takes 0.15 s on one core.
 SECONDS = 1.5
 MOST = 4096  # patterns; the largest dense model has 882 linear layers to tell apart
 

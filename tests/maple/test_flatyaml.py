@@ -8,11 +8,9 @@ from maple.errors import InputError
 from maple.flatyaml import flat_load
 from tests.maple.test_cli import verb
 
-LAUGHS = "a: &a [x, x]\n" + "".join(
-    f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20)
-)
+LAUGHS = "model: &x0 [x, x]\n" + "".join(f"k{n}: &x{n} [*x{n - 1}, *x{n - 1}]\n" for n in range(1, 30))
 REFUSED = [
-    (LAUGHS, "c.yaml:1: unknown key 'a'"),
+    (LAUGHS, "c.yaml:1 is not YAML of flags: an anchor or alias"),
     ("model: &a x", "c.yaml:1 is not YAML of flags: an anchor or alias where a plain value is needed"),
     ("model: *a", "c.yaml:1 is not YAML of flags: an anchor or alias"),
     ("model: m\nbits: !!python/object/apply:os.system [ls]", "c.yaml:2 is not YAML of flags: a tag"),
@@ -49,7 +47,7 @@ def test_what_is_more_than_flags_is_refused_with_its_line(tmp_path, content, wor
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"model: \xff")
-    with pytest.raises(InputError, match="c.yaml: not UTF-8 .byte 7"):
+    with pytest.raises(InputError, match=r"c\.yaml: not UTF-8 .byte 7"):
         cli.parse(verb, ["--config", str(tmp_path / "c.yaml")])
     (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfmodel: m")  # as Notepad writes it
     assert cli.parse(verb, ["--config", str(tmp_path / "c.yaml")])["model"] == "m"

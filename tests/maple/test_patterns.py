@@ -9,9 +9,8 @@ from maple import patterns
 from maple.errors import InputError
 from maple.patterns import first_matches
 
-PATHS = [
-    f"model.layers.{n}.{name}" for n in range(3) for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
-]
+NAMES = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
+PATHS = [f"model.layers.{n}.{name}" for n in range(3) for name in NAMES]
 UNSLOTH = (
     r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|up_proj).*?)|"
     r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:q_proj|up_proj)))"
@@ -34,14 +33,14 @@ def test_the_first_pattern_of_an_end_decides():
 @pytest.mark.parametrize("pattern", [r"(\w+\.?)+!", "(.|[a-z])*!", r".*.*.*.*.*.*.*.*.*.*.*.*!", r"(.+)+\1!"])
 def test_a_pattern_that_takes_for_ever_is_ended(pattern):
     started = time.monotonic()
-    with pytest.raises(InputError, match="x: matching .* takes more than 3 s"):
+    with pytest.raises(InputError, match=r"x: matching .* takes more than 1.5 s"):
         first_matches([pattern], PATHS, "x")
     assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("pattern", ["((", "*", "a{99999999999}", "(" * 5000, "[", "(?<=.*)a", "\\", "a(?i)b"])
 def test_what_is_no_pattern_is_refused(pattern):
-    with pytest.raises(InputError, match="x: .* is no regular expression") as error:
+    with pytest.raises(InputError, match=r"x: .* is no regular expression") as error:
         first_matches([pattern], PATHS, "x")
     assert len(str(error.value)) < 300
 
