@@ -12,9 +12,7 @@ since is refused.
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -22,10 +20,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kernels import FLOATS
 from maple.durable import sync_folder, write_file
-from maple.errors import InputError, InputWarning
+from maple.errors import InputError, InputWarning, first_line, shown
+from maple.jsonfile import read_object
 from maple.lora import LoRALinear, ends_with, linear_layers, lora_layers, match_targets
 from maple.origin import CONFIG, WEIGHTS, adapter_origin, open_weights
+from maple.patterns import first_matches
 from maple.sums import NAME as SUMS
 from maple.sums import check_sums, write_sums
 from maple.tensorfile import write_tensors
@@ -44,6 +45,7 @@ DESCRIPTIVE = {
 # Initialisations that leave the base weights as they were; the others (pissa, olora, corda, loftq, ...) change them, so
 # their adapters fit no original base.
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
+LARGEST_ALPHA = 1e9  # in use are 1 to 1024; what is beyond float32 would make every logit NaN
 
 
 def save_adapter(model: nn.Module, folder: str | Path, template: str | None = None) -> None:
@@ -117,31 +119,19 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
     _check_hashes(folder)
     linear = linear_layers(model)
     targets = _matched(folder / CONFIG, list(linear), config["target_modules"])
-    tensors = _read_tensors(folder / WEIGHTS)
+    ranks = _by_pattern(folder / CONFIG, "rank_pattern", config.get("rank_pattern"), targets, config["r"])
+    alphas = _by_pattern(folder / CONFIG, "alpha_pattern", config.get("alpha_pattern"), targets, config["lora_alpha"])
     layers = {}
-    for path in targets:
-        rank = _pattern(config.get("rank_pattern"), path, config["r"])
-        alpha = _pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
-        layer = LoRALinear(linear[path], rank, alpha, config.get("lora_dropout", 0.0), config.get("use_rslora", False))
-        for name, parameter in (("lora_A", layer.lora_a), ("lora_B", layer.lora_b)):
-            key = f"{PREFIX}{path}.{name}.weight"
-            if key not in tensors:
-                raise InputError(f"{folder / WEIGHTS}: {key} is missing; is the adapter for another base?")
-            tensor = tensors.pop(key)
-            if tensor.shape != parameter.shape:
-                raise InputError(
-                    f"{folder / WEIGHTS}: {key} is {list(tensor.shape)}, this model needs {list(parameter.shape)}; "
-                    "is the adapter for another base?"
-                )
-            parameter.data.copy_(tensor)
-            if not parameter.isfinite().all():
-                raise InputError(f"{folder / WEIGHTS}: {key} holds NaN or inf")
-        layers[path] = layer
-    if tensors:
-        raise InputError(
-            f"{folder / WEIGHTS}: {sorted(tensors)[0]} is no LoRA weight of a layer that {CONFIG} targets in this "
-            "model; is the adapter for another base?"
-        )
+    with open_weights(folder / WEIGHTS, "pt") as file:
+        _check_shapes(folder / WEIGHTS, file, {path: (linear[path], ranks[path]) for path in targets})
+        for path in targets:
+            dropout, rslora = config.get("lora_dropout") or 0.0, config.get("use_rslora") or False
+            layer = layers[path] = LoRALinear(linear[path], ranks[path], alphas[path], dropout, rslora)
+            for name, parameter in (("lora_A", layer.lora_a), ("lora_B", layer.lora_b)):
+                key = f"{PREFIX}{path}.{name}.weight"
+                parameter.data.copy_(_tensor(folder / WEIGHTS, file, key))
+                if not parameter.isfinite().all():
+                    raise InputError(f"{folder / WEIGHTS}: {key} holds NaN or inf")
     for path, layer in lora_layers(model).items():
         model.set_submodule(path, layer.base)
     for path, layer in layers.items():
@@ -160,77 +150,104 @@ def _check_hashes(folder: Path) -> None:
         warnings.warn(f"{folder}: {SUMS} is missing, so nobody can say whether the adapter is whole", InputWarning, 2)
 
 
-def _read_config(path: Path) -> dict:
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give the folder of an adapter")
+def _check_shapes(weights: Path, file, layers: dict[str, tuple[nn.Module, int]]) -> None:
+    """Compare names and shapes in the file's header with the layers and ranks, before anything of a rank is made."""
+    unused = set(file.keys())
+    for path, (base, rank) in layers.items():
+        for name, needed in (("lora_A", [rank, base.in_features]), ("lora_B", [base.out_features, rank])):
+            key = f"{PREFIX}{path}.{name}.weight"
+            if key not in unused:
+                raise InputError(f"{weights}: {key} is missing; is the adapter for another base?")
+            unused.remove(key)
+            found = file.get_slice(key).get_shape()
+            if found != needed:
+                raise InputError(
+                    f"{weights}: {key} is {found}, this model needs {needed}; is the adapter for another base?"
+                )
+    if unused:
+        raise InputError(
+            f"{weights}: {min(unused)} is no LoRA weight of a layer that {CONFIG} targets in this model; is the "
+            "adapter for another base?"
+        )
+
+
+def _tensor(weights: Path, file, key: str) -> torch.Tensor:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("no object")
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+        tensor = file.get_tensor(key)
+    except Exception as error:  # a dtype of the format that this PyTorch does not know
+        raise InputError(f"{weights}: {key} cannot be read ({first_line(error)})") from error
+    if tensor.dtype not in FLOATS:
+        raise InputError(f"{weights}: {key} is {tensor.dtype}; floats are needed")
+    return tensor
+
+
+def _read_config(path: Path) -> dict:
+    """adapter_config.json, each key that acts of the type and range that it can have."""
+    config = read_object(path)
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}; only 'LORA' is supported")
+        raise InputError(f"{path}: peft_type is {shown(config.get('peft_type'))}; only 'LORA' is supported")
     if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise InputError(f"{path}: task_type is {config['task_type']!r}; only 'CAUSAL_LM' is supported")
+        raise InputError(f"{path}: task_type is {shown(config['task_type'])}; only 'CAUSAL_LM' is supported")
     if config.get("bias", "none") != "none":
-        raise InputError(f"{path}: bias is {config['bias']!r}; trained biases are not supported")
+        raise InputError(f"{path}: bias is {shown(config['bias'])}; trained biases are not supported")
     if config.get("init_lora_weights", True) not in PLAIN_INITS:
         raise InputError(
-            f"{path}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base weights"
+            f"{path}: init_lora_weights is {shown(config['init_lora_weights'])}, which changes the base weights"
         )
     for key, value in config.items():
         if key not in HONOURED | DESCRIPTIVE and value:
-            raise InputError(f"{path}: {key} is {json.dumps(value)[:80]}, which is not supported")
-    _check_numbers(path, config)
+            raise InputError(f"{path}: {key} is {shown(value)}, which is not supported")
+    _check_values(path, config)
     return config
 
 
-def _check_numbers(path: Path, config: dict) -> None:
+def _check_values(path: Path, config: dict) -> None:
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key), dict | None):
+            raise InputError(f"{path}: {key} is {shown(config[key])}; an object of patterns is needed")
     ranks = {"r": config.get("r"), **(config.get("rank_pattern") or {})}
     alphas = {"lora_alpha": config.get("lora_alpha"), **(config.get("alpha_pattern") or {})}
     for key, rank in ranks.items():
         if type(rank) is not int or rank < 1:
-            raise InputError(f"{path}: {key} is {rank!r}; a rank is a whole number above 0")
+            raise InputError(f"{path}: {key} is {shown(rank)}; a rank is a whole number above 0")
     for key, alpha in alphas.items():
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
-            raise InputError(f"{path}: {key} is {alpha!r}; an alpha is a number")
-    if not isinstance(config.get("target_modules"), str | list) or not config["target_modules"]:
-        raise InputError(f"{path}: target_modules is {config.get('target_modules')!r}; names or a pattern are needed")
+        if type(alpha) not in (int, float) or not abs(alpha) <= LARGEST_ALPHA:  # NaN is not
+            raise InputError(f"{path}: {key} is {shown(alpha)}; an alpha is a number, and of {LARGEST_ALPHA:g} at most")
+    dropout, rslora, targets = (config.get(key) for key in ("lora_dropout", "use_rslora", "target_modules"))
+    if dropout is not None and not (type(dropout) in (int, float) and 0 <= dropout < 1):
+        raise InputError(f"{path}: lora_dropout is {shown(dropout)}; a number from 0 to below 1 is needed")
+    if not isinstance(rslora, bool | None):
+        raise InputError(f"{path}: use_rslora is {shown(rslora)}; true or false is needed")
+    names = targets if isinstance(targets, list) else [targets]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{path}: target_modules is {shown(targets)}; names or a pattern are needed")
 
 
 def _matched(path: Path, linear: list[str], targets: str | list[str]) -> list[str]:
     """PEFT's rule: a string is a regular expression of the whole path (or all-linear), a list holds ends of paths."""
     if isinstance(targets, str):
-        return match_targets(linear, targets) if targets == "all-linear" else _by_pattern(path, linear, targets)
-    matched = [module for module in linear if any(ends_with(module, str(name)) for name in targets)]
-    for name in targets:
-        if not any(ends_with(module, str(name)) for module in matched):
-            raise InputError(f"{path}: target_modules names {name!r}, and no linear layer of this model is called so")
-    return matched
+        return match_targets(linear, targets) if targets == "all-linear" else _by_expression(path, linear, targets)
+    parts = {module: module.split(".") for module in linear}
+    ends = {module: {".".join(names[start:]) for start in range(len(names))} for module, names in parts.items()}
+    wanted = set(targets)  # there may be a million of them
+    absent = wanted.difference(*ends.values())
+    if absent:
+        raise InputError(
+            f"{path}: target_modules names {shown(min(absent))}, and no linear layer of this model is so called"
+        )
+    return [module for module in linear if not ends[module].isdisjoint(wanted)]
 
 
-def _by_pattern(path: Path, linear: list[str], pattern: str) -> list[str]:
-    try:
-        matched = [module for module in linear if re.fullmatch(pattern, module)]
-    except re.error as error:
-        raise InputError(f"{path}: target_modules is no regular expression ({error})") from error
+def _by_expression(path: Path, linear: list[str], pattern: str) -> list[str]:
+    found = first_matches([pattern], linear, f"{path}: target_modules")
+    matched = [module for module, number in zip(linear, found, strict=True) if number is not None]
     if not matched:
-        raise InputError(f"{path}: target_modules {pattern!r} matches no linear layer of this model")
+        raise InputError(f"{path}: target_modules {shown(pattern)} matches no linear layer of this model")
     return matched
 
 
-def _pattern(patterns: dict | None, path: str, default):
-    """PEFT's rule (get_pattern_key): the first key that is a regular expression of the end of the path."""
-    for key, value in (patterns or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", path):
-                return value
-        except re.error as error:
-            raise InputError(f"{CONFIG}: the pattern {key!r} is no regular expression ({error})") from error
-    return default
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    with open_weights(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def _by_pattern(path: Path, key: str, patterns: dict | None, layers: list[str], default) -> dict:
+    """PEFT's rule (get_pattern_key): the value of the first key that is a regular expression of the end of a path."""
+    values = list((patterns or {}).values())
+    found = first_matches(list(patterns or {}), layers, f"{path}: {key}", ends=True)
+    return {layer: default if number is None else values[number] for layer, number in zip(layers, found, strict=True)}

@@ -28,6 +28,7 @@ from maple import sums
 from maple.adapter import save_adapter
 from maple.durable import discard, file_sha256, whole_folder, write_file
 from maple.errors import InputError, InputWarning, first_line, readable
+from maple.jsonfile import read_object
 from maple.lora import lora_parameters
 from maple.origin import CONFIG, WEIGHTS
 from maple.tensorfile import write_tensors
@@ -36,7 +37,6 @@ FORMAT = 1
 KEPT = 3  # the newest is the one to go on from; the others are for the day that it is damaged
 OPTIMIZER, STATE, MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
 FILES = (f"adapter/{CONFIG}", f"adapter/{WEIGHTS}", f"adapter/{sums.NAME}", OPTIMIZER, STATE)
-LARGEST = 64 * 2**20  # bytes of a JSON file here; those of 10,000 LoRA layers are 2 MB
 
 
 def name_of(step: int) -> str:
@@ -156,7 +156,7 @@ def verify(path: Path) -> Checkpoint:
             if names:
                 raise InputError(f"{path / min(names)} {what}: the checkpoint is damaged")
         sums.check_sums(path, (MANIFEST,))
-        manifest = _read_json(path / MANIFEST)
+        manifest = read_object(path / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise InputError(
                 f"{path / MANIFEST}: its format is {manifest.get('format')!r}, this version reads {FORMAT}"
@@ -167,16 +167,4 @@ def verify(path: Path) -> Checkpoint:
             for name in FILES:
                 if file_sha256(path / name) != manifest["files"][name]:
                     raise InputError(f"{path / name}: its SHA-256 is not the one in {MANIFEST}; it is damaged")
-        return Checkpoint(path, manifest, _read_json(path / STATE))
-
-
-def _read_json(path: Path) -> dict:
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: {path.stat().st_size:,} bytes are too many for a checkpoint's JSON")
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({first_line(error)})") from error
-    if not isinstance(read, dict):
-        raise InputError(f"{path}: not an object")
-    return read
+        return Checkpoint(path, manifest, read_object(path / STATE))

@@ -22,12 +22,12 @@ import typing
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 from jsonargparse import ArgumentError as ParseError
 from jsonargparse import ArgumentParser
 
-from maple.errors import InputError, InputWarning, nearest, refuse_kernels_distribution
+from maple.errors import InputError, InputWarning, nearest, one_line, refuse_kernels_distribution
+from maple.flatyaml import check_flags, check_length
 
 TERMINATED = 128 + signal.SIGTERM  # as shells count the end by a signal
 
@@ -68,7 +68,7 @@ def leave(code: int, message: str) -> typing.NoReturn:
 
 def say(message: str) -> None:
     """One sentence on stderr, without control characters that a name may hold."""
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr, flush=True)
+    print(one_line(message), file=sys.stderr, flush=True)
 
 
 def _show_warning(otherwise: Callable, message, category, *where) -> None:
@@ -85,21 +85,28 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
         flag = word.split("=")[0]
         if flag.startswith("--") and flag not in known:
             raise InputError(f"unknown flag {flag}{nearest(flag, known)}")
+        if word.startswith("--print_config="):
+            raise InputError("--print_config takes no value")
     files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     files += [word for flag, word in pairwise(argv) if flag == "--config"]
+    texts = {name: _takes_text(hint) for name, hint in typing.get_type_hints(function).items() if name != "return"}
     for file in files:
-        if not Path(file).is_file():
-            raise InputError(f"--config {file}: there is no such file")
+        check_flags(file, texts)
+    for flag, value in [*pairwise(argv), *(word.partition("=")[::2] for word in argv)]:
+        if not texts.get(flag[2:].replace("-", "_"), True):
+            check_length(flag, value)
     try:
         arguments = parser.parse_args(argv).as_dict()
     except ParseError as error:
         raise InputError(_one_sentence(str(error), flags, files)) from error
-    except (ValueError, RecursionError) as error:  # what YAML's own constructors raise
-        raise InputError(f"--config {' '.join(files)} is not YAML of flags: {' '.join(str(error).split())}") from error
+    except (ValueError, OverflowError, RecursionError) as error:  # a number that Python neither converts nor prints
+        raise InputError(f"a flag's value cannot be read: {' '.join(str(error).split())}") from error
     arguments.pop("config")
     for name, parameter in inspect.signature(function).parameters.items():
         if arguments[name] is None and parameter.default is not None:
             raise InputError(f"--{_dashed(name)} is null, but it needs a value")
+        if isinstance(arguments[name], int) and abs(arguments[name]) >= 2**63:  # no tensor has so many of anything
+            raise InputError(f"--{_dashed(name)} is a number of more than 18 digits")
     return arguments
 
 
@@ -111,6 +118,7 @@ def build_parser(function: Callable) -> ArgumentParser:
         description=inspect.getdoc(function).split("\n\n")[0],
         exit_on_error=False,
         allow_abbrev=False,
+        parser_mode="flat-yaml",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these flags; flags win over it")
     helps = dict(re.findall(r"^ *(\w+): (.+)$", inspect.getdoc(function), flags=re.MULTILINE))
@@ -129,6 +137,10 @@ def build_parser(function: Callable) -> ArgumentParser:
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _takes_text(hint: object) -> bool:
+    return hint is str or any(_takes_text(part) for part in typing.get_args(hint))
 
 
 def _one_sentence(message: str, flags: set[str], files: list[str]) -> str:

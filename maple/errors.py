@@ -1,6 +1,7 @@
 """The error and the warning that a user's input can cause, and the error that a user's environment can."""
 
 import importlib.metadata
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -9,6 +10,24 @@ from pathlib import Path
 
 class InputError(Exception):
     """What the user gave is wrong: one sentence that names it, what was found and what would do. Exit code 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """A message that may quote names from files: what is not printable, line breaks too, is written as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shown(value: object) -> str:
+    """A value from a file for a message, cut where it is long or deep."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80  # so that a message stays one line of a terminal or two
+_SHORT.maxlevel = 3
 
 
 class InputWarning(UserWarning):

@@ -5,6 +5,7 @@ renames it. A broken transfer it continues, five times without a new byte, then 
 is never asked for again, so a second run needs no network.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ HUB = "https://huggingface.co"  # where licences are accepted, whatever HF_ENDPO
 
 def looks_like_folder(name: str) -> bool:
     """Whether a name means a folder: it starts like a path, is one, or is not of a hub id's form `owner/name`."""
-    return name.startswith((".", "/", "~")) or Path(name).exists() or name.count("/") != 1
+    # Here and below os.path, not Path: it answers for every name, also one that is too long or the home of nobody.
+    return name.startswith((".", "/", "~")) or os.path.exists(name) or name.count("/") != 1
 
 
 def check_model_name(name: str, revision: str | None = None) -> None:
@@ -36,10 +38,10 @@ def check_model_name(name: str, revision: str | None = None) -> None:
         raise InputError(f"--revision {revision}: {name} is on this disk; a revision belongs to a hub id")
     if name == tiny.NAME:
         return
-    folder = Path(name).expanduser()
-    if folder.is_file():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isfile(folder):
         raise InputError(f"--model {name} is a file; give the folder that holds config.json and the safetensors")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(
             f"--model {name}: there is no such folder, and it is no hub id of the form owner/name, nor {tiny.NAME!r}"
         )
@@ -55,7 +57,7 @@ def model_folder(name: str, revision: str | None = None, weights: bool = True) -
     """
     check_model_name(name, revision)
     if looks_like_folder(name):
-        return tiny.BASE if name == tiny.NAME else Path(name).expanduser()
+        return tiny.BASE if name == tiny.NAME else Path(os.path.expanduser(name))
     from huggingface_hub import snapshot_download
 
     flag = f"--model {name}"

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import kernels
 from maple.errors import InputError, nearest
+from maple.patterns import first_matches
 from maple.quantized import QuantizedLinear
 
 # Which linear layers a preset adapts, by the last part of their name. `all-linear` is every one but the output head
@@ -95,11 +96,8 @@ def match_targets(paths: list[str], targets: str) -> list[str]:
             if not any(ends_with(path, name) for path in paths):
                 raise InputError(f"targets: no linear layer is called {name!r}{nearest(name, {*ends, *PRESETS})}")
         return [path for path in paths if any(ends_with(path, name) for name in names)]
-    try:
-        pattern = re.compile(targets)
-    except re.error as error:
-        raise InputError(f"targets: {targets!r} is no regular expression ({error})") from error
-    matched = [path for path in paths if pattern.fullmatch(path)]
+    found = first_matches([targets], paths, "targets")
+    matched = [path for path, number in zip(paths, found, strict=True) if number is not None]
     if not matched:
         raise InputError(
             f"targets: {targets!r} matches none of {len(paths)} linear layers, of which {paths[0]!r} is one"

@@ -35,7 +35,7 @@ def merge(adapter: str, out: str, model: str | None = None) -> None:
     """
     check_out(out)
     origin = find_origin(model, adapter)
-    folder = Path(out).expanduser().resolve()
+    folder = Path(os.path.expanduser(out)).resolve()
     check_target(folder, out, {"--adapter": check_adapter(adapter), "--model": origin.folder})
     run(origin, adapter, folder)
 

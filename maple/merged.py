@@ -15,6 +15,7 @@ from maple import prequantized
 from maple.data.prompts import TEMPLATES, as_chat_template
 from maple.errors import InputError
 from maple.hub import model_folder
+from maple.jsonfile import read_object
 from maple.lora import LoRALinear, linear_layers, lora_layers
 from maple.model import RECOMPUTED
 from maple.origin import Origin
@@ -73,7 +74,7 @@ def merged_weight(base: QuantizedLinear, lora: LoRALinear | None) -> Tensor:
 
 def write_config(origin: Origin, adapter: str, dtype: torch.dtype, folder: Path) -> None:
     """config.json of the base without its quantisation, and under `maple` what was merged: maple.chat reads it."""
-    config = _read(origin.folder / "config.json")
+    config = read_object(origin.folder / "config.json")
     config.pop("quantization_config", None)
     config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")  # transformers 5's key, and 4's
     config["maple"] = {
@@ -93,7 +94,7 @@ def write_generation_config(
 ) -> None:
     """generation_config.json of the base; answers end at the EOS that training put behind them, too."""
     path = origin.folder / "generation_config.json"
-    settings = _read(path) if path.is_file() else {"bos_token_id": model.generation_config.bos_token_id}
+    settings = read_object(path) if path.is_file() else {"bos_token_id": model.generation_config.bos_token_id}
     stop = stop_ids(model, tokenizer)
     _write(folder / path.name, settings | {"eos_token_id": stop[0] if len(stop) == 1 else stop})
 
@@ -113,14 +114,11 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, origin: Origin, folder: 
         return False
     (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and "chat_template" in (content := _read(settings)):  # where older checkpoints have it
+    if settings.is_file() and "chat_template" in (content := read_object(settings)):  # where older checkpoints have it
         _write(settings, {name: value for name, value in content.items() if name != "chat_template"})
     return True
 
 
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _write(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # In ASCII: a name may hold half of a surrogate pair, which UTF-8 cannot.
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

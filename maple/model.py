@@ -7,7 +7,6 @@ there more in memory than the packed model, its 16-bit rest and one tensor.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +17,25 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 import kernels
 from kernels import Weight
 from maple import prequantized
-from maple.errors import InputError, first_line, nearest
+from maple.errors import InputError, first_line, nearest, shown
 from maple.hub import commit_of, model_folder
+from maple.jsonfile import read_object
 from maple.lora import add_lora, match_targets
 from maple.quantized import Embedding16, QuantizedLinear
 from maple.shards import Shards
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # decoders whose loss needs nothing but hidden states and lm_head
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # what a mixture of experts calls their number
+# What each size in config.json can be: transformers would build lists of them before anything is compared with the
+# files. The largest of today's dense models have 126 layers and a vocabulary of 262,144.
+SIZES = {
+    "num_hidden_layers": (1, 2**10),
+    "max_position_embeddings": (2, 2**31),
+    "num_labels": (0, 2**16),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "head_dim"), (1, 2**24)),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), (1, 2**24)),
+}
+LARGEST_BUFFER = 2**20  # numbers; rotary frequencies are half of head_dim
 RECOMPUTED = "rotary_emb.inv_freq"  # stored by early Llama checkpoints; every version computes it from the config
 
 
@@ -94,12 +104,27 @@ def _empty_model(folder: Path, shards: Shards) -> PreTrainedModel:
         model = empty_model(config)
     except Exception as error:  # sizes that do not go together fail wherever a module first meets them
         raise InputError(_bad_config(folder, error)) from error
-    if (folder / "generation_config.json").is_file():
-        try:
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        except Exception as error:  # whatever its validators raise
-            raise InputError(f"{folder / 'generation_config.json'}: not usable ({first_line(error)})") from error
+    for name, buffer in model.named_buffers():
+        if buffer.numel() > LARGEST_BUFFER:  # the rotary settings hold factors of their own
+            raise InputError(f"{folder / 'config.json'}: {name} of the model would hold {buffer.numel()} numbers")
+    model.generation_config = _endings(folder, config)
     return model
+
+
+def _endings(folder: Path, config: PretrainedConfig) -> GenerationConfig:
+    """The ids at which a text begins and ends, of generation_config.json or else of the config.
+
+    Its other settings would act on every `generate` unasked: sampling, penalties, stop strings, modes whose code
+    lies on the hub.
+    """
+    names, path = ("bos_token_id", "eos_token_id", "pad_token_id"), folder / "generation_config.json"
+    settings = read_object(path) if path.is_file() else {name: getattr(config, name, None) for name in names}
+    found = {name: settings.get(name) for name in names}
+    for name, value in found.items():
+        several = value if isinstance(value, list) and name == "eos_token_id" else [value]
+        if not all(token is None or (type(token) is int and 0 <= token < 2**31) for token in several):
+            raise InputError(f"{path}: {name} is {shown(value)}; a token id is needed")
+    return GenerationConfig(**found)
 
 
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -126,17 +151,20 @@ def _bad_config(folder: Path, error: Exception) -> str:
 def check_config(folder: Path, bits: int) -> bool:
     """Refuse by name what cannot be loaded; returns whether the checkpoint is a bitsandbytes one."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not a model's config ({type(error).__name__}: {error})") from error
+    config = read_object(path)
+    model_type = config.get("model_type")
     if config.get("auto_map"):
         raise InputError(f"{path}: the model brings its own code (auto_map), and maple never runs a model's code")
     if any(config.get(key) for key in EXPERTS):
         raise InputError(f"{path}: {model_type} is a mixture of experts, which are no linear layers; not supported")
     if model_type not in FAMILIES:
-        raise InputError(f"{path}: model_type {model_type!r} is not supported{nearest(str(model_type), FAMILIES)}")
+        raise InputError(
+            f"{path}: model_type {shown(model_type)} is not supported{nearest(shown(model_type), FAMILIES)}"
+        )
+    for name, (least, most) in SIZES.items():
+        size = config.get(name)  # null and absent mean transformers' own default
+        if size is not None and (type(size) is not int or not least <= size <= most):
+            raise InputError(f"{path}: {name} is {shown(size)}; a whole number from {least} to {most} is needed")
     return prequantized.check_quantization_config(config, bits, str(path))
 
 

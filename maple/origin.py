@@ -9,7 +9,7 @@ It is read without torch, so that a wrong --adapter or --model is told at once.
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,8 +17,9 @@ from typing import get_args
 from safetensors import SafetensorError, safe_open
 
 from maple.choices import Bits, BlockSize, Template
-from maple.errors import InputError
+from maple.errors import InputError, first_line, shown
 from maple.hub import check_model_name, looks_like_folder, model_folder
+from maple.jsonfile import parse_object, read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALLOWED = {
@@ -93,8 +94,8 @@ def _base_that_is_there(named: str | None, adapter: str) -> str:
 
 def check_adapter(adapter: str) -> Path:
     """The folder of an adapter; raises InputError where it holds none."""
-    folder = Path(adapter).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(adapter))
+    if not os.path.isdir(folder):
         raise InputError(f"--adapter {adapter}: there is no such folder")
     if not (folder / CONFIG).is_file():
         inside = "; did you mean its folder adapter/?" if (folder / "adapter" / CONFIG).is_file() else ""
@@ -107,10 +108,7 @@ def adapter_origin(folder: str | Path) -> dict:
     path = Path(folder) / WEIGHTS
     with open_weights(path, "np") as file:
         text = (file.metadata() or {}).get("maple", "{}")
-    try:
-        return _checked(json.loads(text), path)
-    except ValueError as error:
-        raise InputError(f"{path}: its metadata is not JSON ({error})") from error
+    return _checked(parse_object(text, f"{path}: maple's metadata"), path)
 
 
 def open_weights(path: Path, framework: str):
@@ -120,16 +118,16 @@ def open_weights(path: Path, framework: str):
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: the folder holds no adapter weights in safetensors") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+        raise InputError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
 
 
 def _read_model_config(path: Path) -> tuple[dict, int]:
     """(what a merged model says of its making, stored bits); ({}, 16) of one that is broken, told where it is built."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(path)
         quantization = config.get("quantization_config") or {}
         four = quantization.get("load_in_4bit") or quantization.get("_load_in_4bit")
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (InputError, AttributeError):
         return {}, 16
     return _checked(config.get("maple", {}), path), (4 if four else 8) if quantization else 16
 
@@ -137,22 +135,22 @@ def _read_model_config(path: Path) -> tuple[dict, int]:
 def _checked(said: object, path: Path) -> dict:
     """`said`, if each value is one that can be used."""
     if not isinstance(said, dict):
-        raise InputError(f"{path}: 'maple' is {str(said)[:40]!r}, not an object")
+        raise InputError(f"{path}: 'maple' is {shown(said)}, not an object")
     for name, allowed in ALLOWED.items():
-        if said.get(name) is not None and said[name] not in allowed:
-            raise InputError(f"{path}: under 'maple' {name} is {str(said[name])[:40]!r}; known: {allowed}")
+        # 4.0 and True are equal to 4 and 1, but are no bits
+        if said.get(name) is not None and (type(said[name]), said[name]) not in [(type(a), a) for a in allowed]:
+            raise InputError(f"{path}: under 'maple' {name} is {shown(said[name])}; known: {allowed}")
     return said
 
 
 def _named_base(path: Path) -> tuple[str | None, str | None]:
     """(base, revision) as adapter_config.json has them."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON object ({error})") from error
+    config = read_object(path)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str | None) or not isinstance(revision, str | None) or "\0" in (base or ""):
-        raise InputError(f"{path}: base_model_name_or_path is {base!r} and revision {revision!r}; names are needed")
+        raise InputError(
+            f"{path}: base_model_name_or_path is {shown(base)} and revision {shown(revision)}; names are needed"
+        )
     return base or None, revision or None
 
 
@@ -161,7 +159,8 @@ def _same(one: str, other: str) -> bool:
 
     Their last parts are the same, or one is a hub id and the other a folder of its copy in the hub's cache.
     """
-    if Path(one).expanduser().resolve().name == Path(other).expanduser().resolve().name:
+    ends = [os.path.basename(os.path.realpath(os.path.expanduser(name))) for name in (one, other)]
+    if ends[0] == ends[1]:
         return True
     pairs = ((one, other), (other, one))
     return any(f"models--{a.replace('/', '--')}" in Path(b).parts for a, b in pairs if not looks_like_folder(a))

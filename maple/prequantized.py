@@ -7,19 +7,19 @@ int8    X.weight int8, X.SCB, X.weight_format
 
 from __future__ import annotations
 
-import json
-
 import torch
 
 from kernels import Int8Weight, NF4Weight
 from kernels.naive import NF4_VALUES
 from kernels.packed import NESTED_BLOCK_SIZE
-from maple.errors import InputError
+from maple.errors import InputError, first_line, shown
+from maple.jsonfile import parse_object
 from maple.shards import Shards
 
 NF4_STATE = "quant_state.bitsandbytes__nf4"
 FP4_STATE = "quant_state.bitsandbytes__fp4"
 NF4_KEYS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", NF4_STATE)
+LARGEST_STATE = 4096  # bytes; bitsandbytes writes some 150 of them, and no more for a larger weight
 
 
 def check_quantization_config(config: dict, bits: int, where: str) -> bool:
@@ -27,9 +27,11 @@ def check_quantization_config(config: dict, bits: int, where: str) -> bool:
     quantization = config.get("quantization_config")
     if not quantization:
         return False
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else str(quantization)[:40]
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if method != "bitsandbytes":
-        raise InputError(f"{where}: quantised by {method}; only bitsandbytes NF4 and int8 checkpoints can be loaded")
+        raise InputError(
+            f"{where}: quantised by {shown(method)}; only bitsandbytes NF4 and int8 checkpoints can be loaded"
+        )
     four = quantization.get("load_in_4bit") or quantization.get("_load_in_4bit")
     if four and quantization.get("bnb_4bit_quant_type", "fp4") == "fp4":
         raise InputError(f"{where}: an FP4 checkpoint; FP4 is not supported, only NF4: take the 16-bit model")
@@ -63,17 +65,26 @@ def read(shards: Shards, path: str, shape: tuple[int, int], device: torch.device
             weight = Int8Weight(tensor("weight"), tensor("SCB").view(-1))
         else:
             weight = _read_nf4(tensor, where)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where}: {error}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:  # parts that are not as they say
+        raise InputError(f"{where}: {first_line(error)}") from error
+    for name, part in weight.tensors().items():
+        if part.is_floating_point() and not part.isfinite().all():
+            raise InputError(f"{where}: its {name} holds NaN or inf")
     if weight.shape != tuple(shape):
         raise InputError(f"{where} is packed from {list(weight.shape)}, the model has {list(shape)} there")
     return weight
 
 
 def _read_nf4(tensor, where: str) -> NF4Weight:
-    state = json.loads(bytes(tensor(f"weight.{NF4_STATE}").tolist()))
+    stored = tensor(f"weight.{NF4_STATE}")
+    if stored.dtype != torch.uint8 or stored.numel() > LARGEST_STATE:
+        raise InputError(f"{where}: its {NF4_STATE} is {stored.numel()} of {stored.dtype}, not some JSON in bytes")
+    state = parse_object(bytes(stored.flatten().tolist()), f"{where}: its {NF4_STATE}")
     if not torch.equal(tensor("weight.quant_map").cpu(), torch.tensor(NF4_VALUES)):
         raise InputError(f"{where}: its quant_map is not that of NF4")
+    whole = [*state["shape"], state["blocksize"]]
+    if not all(type(number) is int for number in whole):
+        raise InputError(f"{where}: its shape and blocksize are {shown(whole)}; whole numbers are needed")
     # quant_storage may be a wider dtype, which is a view of the same bytes
     codes = tensor("weight").view(-1).view(torch.uint8)
     nested = {}
@@ -85,6 +96,6 @@ def _read_nf4(tensor, where: str) -> NF4Weight:
         nested = {
             "nested_absmax": tensor("weight.nested_absmax"),
             "nested_map": tensor("weight.nested_quant_map"),
-            "nested_offset": torch.tensor(state["nested_offset"], dtype=torch.float32, device=codes.device),
+            "nested_offset": torch.tensor(float(state["nested_offset"]), dtype=torch.float32, device=codes.device),
         }
     return NF4Weight(codes, tensor("weight.absmax"), tuple(state["shape"]), state["blocksize"], **nested)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from maple.errors import InputError
+from maple.errors import InputError, first_line, shown
+from maple.jsonfile import read_object
 from maple.tensorfile import write_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -61,7 +63,10 @@ class Shards:
 
     def get(self, name: str) -> Tensor:
         """The tensor, mapped from the file: to keep it beyond the file's life, copy it."""
-        return self._open[self._file_of[name]].get_tensor(name)
+        try:
+            return self._open[self._file_of[name]].get_tensor(name)
+        except Exception as error:  # a dtype of the format that this PyTorch does not know
+            raise InputError(f"{self.where(name)} cannot be read ({first_line(error)})") from error
 
     def fingerprint(self) -> str:
         """A hash that tells two models apart without reading them: names, dtypes, shapes, each tensor's first numbers.
@@ -80,17 +85,15 @@ class Shards:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = [(str(name), str(file)) for name, file in weight_map.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a shard index with a weight_map ({type(error).__name__}: {error})") from error
-    for name, file in pairs:
+    weight_map = read_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise InputError(f"{path}: not a shard index, which has a weight_map from tensors to files")
+    for file, name in sorted({file: name for name, file in weight_map.items()}.items()):
         if Path(file).name != file or "\\" in file or file in ("", ".", ".."):
-            raise InputError(f"{path}: {name} is said to be in {file!r}, which is not a file of this folder")
-        if not (path.parent / file).is_file():
+            raise InputError(f"{path}: {name} is said to be in {shown(file)}, which is not a file of this folder")
+        if not os.path.isfile(path.parent / file):  # unlike Path's, it answers for a name of any length and characters
             raise InputError(f"{path}: {name} is said to be in {file}, which is missing; download the model again")
-    return dict(pairs)
+    return weight_map
 
 
 def _compare(path: Path, claimed: dict[str, str], found: dict[str, str]) -> None:
@@ -109,7 +112,7 @@ def _open(path: Path):
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):
                 raise InputError(f"{path}: a pointer of git-lfs, not the file itself; git lfs pull") from error
-        raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+        raise InputError(f"{path}: not a readable safetensors file ({first_line(error)}); download it again") from error
 
 
 def _nothing_to_read(folder: Path) -> str:

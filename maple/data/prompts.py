@@ -7,7 +7,11 @@ chat        the tokenizer's own chat template, the record as one user turn
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import threading
+from collections.abc import Iterator
 
 from maple.data.records import Record
 from maple.errors import InputError, first_line
@@ -24,6 +28,7 @@ ALPACA = (
 )
 BACTRIAN_INPUT = "### Input:\n{instruction}\n\n{input}\n\n### Output:\n"
 BACTRIAN = "### Input:\n{instruction}\n\n### Output:\n"
+RENDER_SECONDS = 4  # for one conversation; real templates take under a millisecond
 TEMPLATES = {"alpaca": (ALPACA, ALPACA_INPUT), "bactrian": (BACTRIAN, BACTRIAN_INPUT)}
 
 
@@ -46,8 +51,9 @@ def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
     }
     answer = {"role": "assistant", "content": record.output}
     try:
-        prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-        full = tokenizer.apply_chat_template([user, answer], tokenize=False)
+        with _ended_in_time():
+            prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+            full = tokenizer.apply_chat_template([user, answer], tokenize=False)
     except Exception as error:  # a template is a program, which can fail in every way
         raise InputError(f"--template chat: the tokenizer's template fails ({first_line(error)})") from error
     if not full.startswith(prompt):
@@ -73,10 +79,35 @@ def prompt_ids(template: str, turns: list[str], tokenizer) -> list[int]:
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with _ended_in_time():
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:
         raise InputError(f"--template chat: the tokenizer's template fails ({first_line(error)})") from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@contextlib.contextmanager
+def _ended_in_time() -> Iterator[None]:
+    """Raise TimeoutError where a template has not rendered after RENDER_SECONDS.
+
+    transformers renders in Jinja's sandbox, which hides Python but not time: loops inside loops never end. Only the
+    main thread of a POSIX system can be interrupted, which is where all rendering happens.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError(f"it takes more than {RENDER_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # And again and again: Jinja folds constants when it compiles, and swallows whatever that raises.
+    signal.setitimer(signal.ITIMER_REAL, RENDER_SECONDS, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def as_chat_template(template: str, tokenizer) -> str | None:

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from maple.data.records import Record, to_record
+from maple.data.records import Record, lines, to_record
 from maple.errors import InputError, first_line
 from maple.hub import snapshot_with
 
@@ -46,6 +46,9 @@ BACTRIAN_X = (  # all 52 (arXiv 2305.15011)
 
 ALPACA = "dce01c9b08f87459cf36a430d809084718273017"
 BACTRIAN = "3698480a001cb3f62c61c314d4acb181eb31e983"  # "Restore instances with empty output", the last of its data
+
+# Bytes once unpacked; a gigabyte can be packed into one megabyte. 32 KB for each of the 67,017 records of a language.
+LARGEST_LIST = 2**31
 
 PUBLISHED = {
     "alpaca": Published("tatsu-lab/alpaca", ALPACA, "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet", ("en",)),
@@ -82,7 +85,7 @@ def read(name: str, folder: Path, language: str) -> list[Record]:
     path, where = folder / file, f"{data.repo}/{file}"
     try:
         rows = READERS[path.suffix](path)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise InputError(
             f"{where}: the copy in the cache is damaged ({first_line(error)}); delete {path.resolve()} and run again"
         ) from error
@@ -102,13 +105,16 @@ def _read_parquet(path: Path) -> list[dict]:
 
 
 def _read_json_lines(path: Path) -> list[dict]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    with path.open("rb") as file:
+        return [json.loads(line.decode("utf-8")) for line in lines(file, str(path)) if line.strip()]
 
 
 def _read_json_list(path: Path) -> list[dict]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return json.load(file)
+    with gzip.open(path) as file:
+        text = file.read(LARGEST_LIST + 1)
+    if len(text) > LARGEST_LIST:
+        raise ValueError(f"it unpacks to more than {LARGEST_LIST} bytes")
+    return json.loads(text.decode("utf-8"))
 
 
 READERS = {".parquet": _read_parquet, ".jsonl": _read_json_lines, ".gz": _read_json_list}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from maple.errors import InputError
+
+LONGEST_LINE = 2**24  # bytes; some four million tokens, of which no model takes a tenth
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +27,23 @@ def read_records(path: Path) -> list[Record]:
     """All records of a file. Raises InputError naming file and line of the first that is none."""
     records = []
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(lines(file, str(path)), start=1):
             if line.strip():
                 where = f"{path}:{number}"
                 records.append(to_record(_parse(line, where), where))
     if not records:
         raise InputError(f"{path}: the file holds no record")
     return records
+
+
+def lines(file: BinaryIO, path: str) -> Iterator[bytes]:
+    """The lines of a file. Raises InputError before one that is too long is in memory."""
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise InputError(f"{path}:{number}: a line of more than {LONGEST_LINE} bytes; a record is one line")
+        yield line
 
 
 def _parse(line: bytes, where: str) -> object:

@@ -7,6 +7,7 @@ only the latter is measured and not trained on.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,12 +76,12 @@ def open_source(data: str, languages: str | None = None) -> Source:
 
 def find_files(data: str) -> dict[str, Files]:
     """The jsonl files of each language: of a folder, or one file alone. Raises InputError."""
-    path = Path(data).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(data))
+    if os.path.isfile(path):
         if path.suffix != ".jsonl":
             raise InputError(f"--data {data}: a data file ends in .jsonl, one record a line; this one does not")
         return {path.stem if LANGUAGE.fullmatch(path.stem) else UNDETERMINED: {"": path}}
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(f"--data {data}: {_not_there(data)}")
     files: dict[str, Files] = {}
     for file in sorted(path.glob("*.jsonl")):

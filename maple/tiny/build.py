@@ -68,7 +68,7 @@ def build(out: str, steps: int = 9000, seed: int = 0) -> None:
     torch.manual_seed(seed)
     folder = create_out(out)
     train_tokenizer(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     with (folder / "build.log").open("w", encoding="utf-8") as log:
 
         def say(line: str) -> None:

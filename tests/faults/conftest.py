@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,7 @@ def adapter(run: Path) -> bytes:
 
 
 _told = []
+TRIED, TAKEN = Counter(), Counter()  # inputs of each fuzzer, and those that were no error
 
 
 @pytest.fixture(scope="session")
@@ -129,3 +131,6 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("what was tried")
     for line in _told:
         terminalreporter.write_line(line)
+    if TRIED:
+        each = ", ".join(f"{name} {number:,} ({TAKEN[name]:,} taken)" for name, number in sorted(TRIED.items()))
+        terminalreporter.write_line(f"fuzzing: {TRIED.total():,} inputs: {each}")

@@ -147,3 +147,10 @@ def test_the_fake_hub_speaks_of_a_file_as_the_hub_does(hub):
     found = get_hf_file_metadata(hf_hub_url("owner/name", "tokenizer.model"))
     assert (found.commit_hash, found.size) == (COMMIT, 6)
     assert found.etag == hashlib.sha1(b"pieces").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 5000, "/" + "x" * 5000, "a\0b", "\udcff"])
+def test_a_name_that_no_folder_can_have(name):
+    with pytest.raises(InputError, match="there is no such folder") as error:
+        model_folder(name)
+    assert str(error.value).isprintable()

@@ -202,15 +202,34 @@ REFUSED = [
     (ONE, lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 200), "not a readable safetensors file"),
     (ONE, lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
     (ONE, only_a_pickle, "pytorch_model.bin is a pickle"),
-    (ONE, lambda f: (f / "config.json").write_text("{"), "not a model's config"),
+    (ONE, lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
     (ONE, lambda f: (f / "config.json").unlink(), "has no config.json"),
-    (ONE, config(hidden_size="x"), "config.json: no model can be built from it"),
+    (ONE, config(hidden_size="x"), "config.json: hidden_size is 'x'; a whole number"),
+    (ONE, config(num_hidden_layers=10**9), "num_hidden_layers is 1000000000; a whole number from 1 to 1024"),
+    (ONE, config(num_hidden_layers=0), "num_hidden_layers is 0"),
+    (ONE, config(hidden_size=10**15), "hidden_size is 1000000000000000"),
+    (ONE, config(vocab_size=10**18), "vocab_size is 1000000000000000000"),
+    (ONE, config(vocab_size=99.0), "vocab_size is 99.0"),
+    (ONE, config(head_dim=0), "head_dim is 0"),
+    (ONE, config(intermediate_size=-1), "intermediate_size is -1"),
+    (ONE, config(num_labels=10**10), "num_labels is 10000000000"),  # transformers would make a list of their names
+    (ONE, config(model_type=["llama"]), r"model_type \['llama'\] is not supported"),
+    (
+        ONE,
+        config(rope_parameters={"rope_type": "linear", "factor": 1.0, "rope_theta": 1e4, "partial_rotary_factor": 1e9}),
+        "inv_freq of the model would hold",
+    ),
     (ONE, config(num_attention_heads=7), "config.json: no model can be built from it"),
     (ONE, config(rope_parameters={"rope_type": "nonsense"}), "config.json: no model can be built from it"),
-    (ONE, config(quantization_config="x"), "quantised by x"),
-    (ONE, config(num_hidden_layers=10**9), "config.json has 1000000000 layers, the files only 21 tensors"),
+    (ONE, config(quantization_config="x"), "quantised by 'x'"),
+    (ONE, config(num_hidden_layers=999), "config.json has 999 layers, the files only 21 tensors"),
     (ONE, config(max_position_embeddings=-1), "max_position_embeddings is -1"),
-    (ONE, lambda f: (f / "generation_config.json").write_text("[]"), "generation_config.json: not usable"),
+    (
+        ONE,
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [2, 1e400]}'),
+        r"eos_token_id is \[2, inf\]; a token id is needed",
+    ),
+    (ONE, lambda f: (f / "generation_config.json").write_text("[]"), "generation_config.json: not a JSON object"),
     (
         ONE,
         config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": 1, "bnb_4bit_quant_type": "nf4"}),
@@ -220,15 +239,19 @@ REFUSED = [
     (ONE, config(auto_map={"AutoModelForCausalLM": "x.Y"}), "never runs a model's code"),
     (ONE, config(model_type="gpt2"), "model_type 'gpt2' is not supported; known: llama, mistral, qwen2, qwen3"),
     (ONE, config(model_type="mixtral", num_local_experts=8), "mixtral is a mixture of experts"),
-    (ONE, config(quantization_config={"quant_method": "gptq"}), "quantised by gptq"),
+    (ONE, config(quantization_config={"quant_method": "gptq"}), "quantised by 'gptq'"),
     (ONE, config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "FP4 is not supported"),
     (ONE, config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}), "use --bits 8"),
     (MANY, drop_a_shard, "which is missing; download"),
     (MANY, index(lambda m: m.update({"model.norm.weight": "../model.safetensors"})), "not a file of this folder"),
     (MANY, index(lambda m: m.update({"model.norm.weight": "/etc/passwd"})), "not a file of this folder"),
+    (MANY, index(lambda m: m.update({"model.norm.weight": ".."})), "not a file of this folder"),
+    (MANY, index(lambda m: m.update({"model.norm.weight": "x" * 5000})), "which is missing"),
+    (MANY, index(lambda m: m.update({"model.norm.weight": "a\0b"})), "which is missing"),
+    (MANY, index(lambda m: m.update({"model.norm.weight": 7})), "not a shard index"),
     (MANY, index(lambda m: m.pop("model.norm.weight")), "model.norm.weight is in .* the index says nothing of it"),
     (MANY, index(lambda m: m.update(ghost=m["model.norm.weight"])), "ghost is in no file"),
-    (MANY, lambda f: (f / "model.safetensors.index.json").write_text("[]"), "not a shard index"),
+    (MANY, lambda f: (f / "model.safetensors.index.json").write_text("[]"), "not a JSON object"),
 ]  # fmt: skip
 
 
@@ -239,6 +262,23 @@ def test_a_model_that_cannot_be_loaded_is_refused_in_one_sentence(tmp_path, max_
     with pytest.raises(InputError, match=words) as error:
         maple.load_model(tmp_path.as_posix(), bits=4)
     assert tmp_path.as_posix() in str(error.value) and "\n" not in str(error.value)
+
+
+def test_of_a_models_own_settings_of_generation_only_the_ids_act(tmp_path):
+    saved(tmp_path)
+    settings = {
+        "eos_token_id": [3, 2],
+        "bos_token_id": 1,
+        "temperature": 9.0,
+        "penalty_alpha": 0.6,
+        "stop_strings": "a",
+    }
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    ours = maple.load_model(tmp_path.as_posix(), bits=16, rank=0).generation_config.to_diff_dict()
+    assert {name: value for name, value in ours.items() if name != "transformers_version"} == {
+        "eos_token_id": [3, 2],
+        "bos_token_id": 1,
+    }
 
 
 def test_wrong_arguments_are_refused_before_a_weight_is_read(tmp_path, monkeypatch):

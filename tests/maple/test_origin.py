@@ -91,17 +91,21 @@ def config(**values):
 
 
 REFUSED = [
-    (said(bits=5), r"under 'maple' bits is '5'; known: \(4, 8, 16\)"),
+    (said(bits=5), r"under 'maple' bits is 5; known: \(4, 8, 16\)"),
     (said(template="\x1b[31m"), "under 'maple' template is"),
+    (said(bits=4.0), r"under 'maple' bits is 4.0; known"),
+    (said(double_quant=1), r"under 'maple' double_quant is 1; known"),
     (said(block_size=[64]), "under 'maple' block_size is"),
-    (lambda f: save_file({}, f / "adapter_model.safetensors", metadata={"maple": "{"}), "metadata is not JSON"),
-    (lambda f: save_file({}, f / "adapter_model.safetensors", metadata={"maple": "[]"}), r"'maple' is '\[\]', not an"),
+    (lambda f: save_file({}, f / "adapter_model.safetensors", metadata={"maple": "{"}), "metadata: not JSON"),
+    (lambda f: save_file({}, f / "adapter_model.safetensors", metadata={"maple": "[]"}), "metadata: not a JSON object"),
     (lambda f: (f / "adapter_model.safetensors").write_bytes(b"no"), "not a readable safetensors file"),
     (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
     (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json, so it holds no adapter$"),
     (lambda f: (f / "adapter_config.json").write_text("[1]"), "not a JSON object"),
-    (lambda f: (f / "adapter_config.json").write_bytes(b"\xff"), "not a JSON object"),
+    (lambda f: (f / "adapter_config.json").write_bytes(b"\xff"), "not UTF-8"),
     (config(base_model_name_or_path=None), "names no base; give it as --model"),
+    (config(base_model_name_or_path="é" * 300), "its base é+ is not there; give it as --model"),
+    (config(base_model_name_or_path="~nobody/x"), "its base ~nobody/x is not there"),
     (config(base_model_name_or_path=7), "base_model_name_or_path is 7"),
     (config(base_model_name_or_path="a\0b"), r"base_model_name_or_path is 'a\\x00b'"),
 ]

@@ -48,6 +48,15 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line, words):
         read_records(path)
 
 
+def test_a_line_that_is_too_long_is_refused_before_it_is_in_memory(tmp_path):
+    path = tmp_path / "de.jsonl"
+    with path.open("wb") as file:
+        file.write(GOOD)
+        file.truncate(10**12)  # zeros that take no room on the disk, and no line break
+    with pytest.raises(InputError, match=f"{path}:2: a line of more than 16777216 bytes"):
+        read_records(path)
+
+
 def test_a_file_without_records(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no record"):
