@@ -4,8 +4,8 @@ Python's `re` may take exponential time: `(.|[a-z])*!` on a path of forty charac
 the same process can stop it. An adapter's target_modules come from whoever made the adapter. To refuse nested
 quantifiers would not do: alternatives and back-references blow up too, and the patterns in use are not simple (several
 `.*?` in a row, from Unsloth's get_peft_regex). A linear engine, RE2, lacks look-aheads. The module `regex` has a time
-limit for matching but none for compiling: a nest of `(?:a{1000}){1000}` takes all memory there. So it is `re` itself, in
-a process with a time limit, for some 20 ms.
+limit for matching but none for compiling: a nest of `(?:a{1000}){1000}` takes all memory there. So it is `re` itself,
+in a process with a time limit, for some 20 ms.
 """
 
 from __future__ import annotations
