@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maple import tiny
-from maple.errors import InputError, first_line
+from maple.errors import InputError, first_line, shown
 
 # What a model folder needs: its configuration, its tokenizer, its safetensors. Never *.bin, *.pt or *.py, nothing of
 # its subfolders, and not the copy of the weights in Mistral's own layout.
@@ -21,6 +21,7 @@ WEIGHTS = ["*.safetensors"]
 OTHERS = ["*/*", "consolidated*"]
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]*")  # the cache has a file of its name, and an adapter may name one
 HUB = "https://huggingface.co"  # where licences are accepted, whatever HF_ENDPOINT serves the files
 
 
@@ -84,6 +85,8 @@ def snapshot_with(flag: str, repo: str, file: str, revision: str | None, kind: s
     """
     from huggingface_hub import hf_hub_download
 
+    if revision is not None and not REVISION.fullmatch(revision):
+        raise InputError(f"{flag}: {shown(revision)} is no name of a branch, tag or commit")
     with _one_sentence(flag, f"{HUB}/{'datasets/' if kind == 'dataset' else ''}{repo}"):
         path = hf_hub_download(repo, file, repo_type=kind, revision=revision)
     folder = Path(path).parents[file.count("/")]

@@ -24,6 +24,7 @@ from maple.shards import HALVES, Shards, write_shards
 from maple.tokenizer import stop_ids
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
+TOKENIZER_KINDS = (".json", ".model", ".txt", ".jinja")  # and no code, which such a name may hold too
 
 
 def write_merged(
@@ -105,8 +106,9 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, origin: Origin, folder: 
     Returns whether it is.
     """
     for pattern in TOKENIZER_FILES:
-        for path in filter(Path.is_file, origin.folder.glob(pattern)):
-            shutil.copyfile(path, folder / path.name)
+        for path in origin.folder.glob(pattern):
+            if path.is_file() and path.suffix in TOKENIZER_KINDS:
+                shutil.copyfile(path, folder / path.name)
     if origin.template not in TEMPLATES:
         return origin.template == "chat"
     text = as_chat_template(origin.template, tokenizer)

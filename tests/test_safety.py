@@ -12,6 +12,8 @@ import torch
 import maple
 from maple.data.prompts import prompt_ids
 from maple.errors import InputError
+from maple.merged import write_tokenizer
+from maple.origin import Origin
 from maple.tokenizer import load_tokenizer
 from tests.maple.test_model import edit
 
@@ -112,6 +114,17 @@ def test_pickles_and_code_in_a_model_folder_stay_shut(trapped, monkeypatch):
     monkeypatch.chdir(folder)  # where a module of any name lies in the way
     use(folder)
     assert not canary.exists()
+
+
+def test_a_merged_model_gets_the_tokenizer_without_its_code(trapped, tmp_path):
+    folder, _ = trapped
+    for name in ("tokenizer.py", "tokenizer_x.so", "vocab.pkl"):
+        (folder / name).write_text("x")
+    (tmp_path / "merged").mkdir()
+    write_tokenizer(load_tokenizer(folder), Origin(str(folder), folder), tmp_path / "merged")
+    copied = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert "tokenizer.json" in copied or "tokenizer.model" in copied
+    assert not [name for name in copied if Path(name).suffix not in (".json", ".model", ".txt", ".jinja")]
 
 
 def refused_or_ignored(folder):

@@ -154,3 +154,9 @@ def test_a_name_that_no_folder_can_have(name):
     with pytest.raises(InputError, match="there is no such folder") as error:
         model_folder(name)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("revision", ["../../x", "/etc", "a/../b", "", "a\nb", "-x"])
+def test_a_revision_that_would_leave_the_cache(hub, revision):
+    with pytest.raises(InputError, match=r"--model a/b: .* is no name of a branch, tag or commit"):
+        model_folder("a/b", revision)
