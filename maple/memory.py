@@ -53,6 +53,7 @@ class Prediction:
 
     parts: dict[str, int]
     micro_batch: MicroBatch
+    needed: int = 0  # what must be free: on a GPU the tensors, on a CPU what the process takes above its libraries
 
     @property
     def total(self) -> int:
