@@ -35,6 +35,7 @@ CHECKPOINT = 3  # of the adapter's size: the adapter, and AdamW's two averages o
 TRIPS = 200  # answers a language that go through the tokenizer and back
 LOST = 0.01  # of a language's characters: more than that is no odd emoji but a script the tokenizer cannot write
 SHOWN = 400  # characters of a sample's prompt and of its answer
+MARGIN = " " * 14
 NO_LIMIT = 10**9  # tokens
 
 
@@ -82,7 +83,7 @@ class Checks:
             first, *others = [*map(printable, found), *lines] or [""]
             self.console.print(f"{mark} {number} {title:<10}{first}")
             for line in others:
-                self.console.print(f"{'':14}{line}")
+                self.console.print(f"{MARGIN}{line}")
         return self.problems
 
     def problem(self, error: Exception | str) -> None:
@@ -224,11 +225,11 @@ class Checks:
             )
             lost = whole.supervised - kept if whole else 0
             lines.append(
-                f"{language:<4}{samples.lengths.sum():>12,} tokens, {samples.supervised:>11,} supervised, "
-                f"{samples.truncated_percent:5.1f} % of the samples cut, "
-                f"{100 * lost / (samples.supervised + lost):5.1f} % of the supervised tokens lost"
+                f"{language:<8}{samples.lengths.sum():>12,}{samples.supervised:>12,}"
+                f"{samples.truncated_percent:>12.1f} %{100 * lost / (samples.supervised + lost):>14.1f} %"
             )
-        return [f"at most {limits.max_length:,} of each sample", *lines]
+        header = f"{'':8}{'tokens':>12}{'supervised':>12}{'samples cut':>14}{'of them lost':>16}"
+        return [f"at most {limits.max_length:,} of each sample", header, *lines]
 
     def repair(self, message: str) -> bool:
         """Put a value that would do where a flag's is what was wrong, so that the rest can be looked at."""
@@ -249,8 +250,8 @@ class Checks:
             text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
             for text in (prompt, answer)
         )
-        lines = f"[dim]{printable(prompt)}[/][bold green]«{printable(answer)}»[/]".split("\n")
-        return [f"of {language}; «supervised», {len(ids) - prompt_length} of its {len(ids)} tokens", *lines]
+        shown = f"[dim]{printable(prompt)}[/][bold green]«{printable(answer)}»[/]".replace("\n", f"\n{MARGIN}")
+        return [f"of {language}; «supervised», {len(ids) - prompt_length} of its {len(ids)} tokens", shown]
 
     def disk(self) -> list[str]:
         """Where the run writes, and whether what it leaves there has room."""
