@@ -162,7 +162,11 @@ class Checks:
         if not self.here:
             raise Skip("not downloaded yet; fit compares keys and shapes before it reads a weight")
         if self.shards:
-            check_keys(model, self.shards, hasattr(self.config, "quantization_config"))
+            try:
+                check_keys(model, self.shards, hasattr(self.config, "quantization_config"))
+            except InputError:
+                self.shards = None  # no tensors to be relied on
+                raise
             return [f"{len(self.shards.names)} tensors as in config.json; LoRA on {len(targets or [])} layers"]
         return []
 
@@ -290,7 +294,7 @@ class Checks:
         lines = [f"{part:<22}{size(count):>12}" for part, count in found.parts.items()]
         lines.append(f"{'all tensors':<22}{size(found.total):>12}")
         if self.device == "cpu":
-            lines.append(f"{'the process':<22}{size(found.needed):>12}   above its libraries")
+            lines.append(f"{'holes between them':<22}{size(found.holes):>12}")
         first = f"predicted for the largest micro-batch, {found.micro_batch.rows} x {found.micro_batch.length} tokens"
         if not self.there:
             return [f"{first}, on a GPU that is not here", *lines]

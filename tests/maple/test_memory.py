@@ -1,5 +1,8 @@
 """What is predicted from shapes alone is what a real step takes, counted and resident."""
 
+import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from maple.memory import PARTS, MicroBatch, largest, predict
 from maple.model import enable_recompute, read_config
 from maple.shards import Shards
 from tests.conftest import SEED
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FLAGS = {
     "bits": 4,
@@ -68,8 +73,8 @@ def a_batch(shape: MicroBatch, vocabulary: int) -> dict:
     }
 
 
-def counted(folder: Path, flags: dict, shape: MicroBatch) -> int:
-    """The peak of live tensor bytes of two real optimizer steps."""
+def steps(folder: Path, flags: dict, shape: MicroBatch) -> int:
+    """Two real optimizer steps; the peak of live tensor bytes."""
     settings = {name: flags[name] for name in ("bits", "rank", "dropout", "targets", "double_quant")}
     model = maple.load_model(str(folder), **settings).train()
     if flags["recompute"] == "layer":
@@ -106,7 +111,7 @@ CASES = {
     "plain absmax": {"double_quant": False},
     "rank 8": {"rank": 8},
     "rank 128": {"rank": 128},
-    "three micro-batches a step": {"accumulate": 3},
+    "two micro-batches a step": {"accumulate": 2},
     "dropout": {"dropout": 0.1},
     "layers recomputed": {"recompute": "layer"},
     "layers recomputed, dropout": {"recompute": "layer", "dropout": 0.1},
@@ -116,8 +121,8 @@ CASES = {
 
 @pytest.mark.parametrize("changed", CASES.values(), ids=CASES)
 def test_the_prediction_is_what_a_step_of_the_embedded_model_takes(changed):
-    shape = MicroBatch(rows=4, length=128, supervised=150)
-    real, found = counted(tiny.BASE, FLAGS | changed, shape), predicted(tiny.BASE, FLAGS | changed, shape)
+    shape = MicroBatch(rows=4, length=64, supervised=90)
+    real, found = steps(tiny.BASE, FLAGS | changed, shape), predicted(tiny.BASE, FLAGS | changed, shape)
     assert found.total == pytest.approx(real, rel=0.01)
     assert list(found.parts) == list(PARTS) and all(count >= 0 for count in found.parts.values())
 
@@ -126,8 +131,8 @@ def test_the_prediction_is_what_a_step_of_the_embedded_model_takes(changed):
     "changed", [{}, {"bits": 8}, {"bits": 16}, {"bits": 8, "recompute": "layer", "rank": 128}], ids=str
 )
 def test_the_prediction_is_what_a_step_of_a_hundred_million_parameters_takes(random_llama, changed):
-    shape = MicroBatch(rows=2, length=64, supervised=60)
-    real, found = counted(random_llama, FLAGS | changed, shape), predicted(random_llama, FLAGS | changed, shape)
+    shape = MicroBatch(rows=1, length=64, supervised=40)
+    real, found = steps(random_llama, FLAGS | changed, shape), predicted(random_llama, FLAGS | changed, shape)
     assert found.total == pytest.approx(real, rel=0.01)
 
 
@@ -156,6 +161,31 @@ def test_seven_billion_parameters_are_predicted_in_seconds_without_a_gpu_or_memo
     assert found.total > 30e9
     saved = predict(FLAGS | {"recompute": "layer"}, SEVEN_BILLION, [MicroBatch(8, 1024, 4000)], device, dtype)
     assert saved.total < found.total / 4
+
+
+STEPS = """
+import sys, json, torch, numpy
+import lightning.pytorch, maple.checks, maple.module, maple.summary
+from maple.memory import MicroBatch
+from maple.adapter import save_adapter
+from tests.maple import test_memory
+folder, flags, shape = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+torch.randn(300, 300) @ torch.randn(300, 300)
+before = test_memory.resident("VmRSS")
+test_memory.steps(folder, flags, MicroBatch(*shape))
+print(test_memory.resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_the_prediction_is_what_stays_in_memory_of_a_process(random_llama, bits):
+    flags, shape = FLAGS | {"bits": bits}, MicroBatch(rows=1, length=256, supervised=128)
+    command = [sys.executable, "-c", STEPS, json.dumps([str(random_llama), flags, shape])]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    found = predicted(random_llama, flags, shape)
+    print(found.resident, printed)
+    assert found.resident == pytest.approx(int(printed), rel=0.2)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -210,7 +240,7 @@ def test_our_operators_are_looked_into():
     assert counter.peak.total() >= y.nbytes + 8 * 1024 * 4 + weight.codes.numel() * 12
 
 
-def test_what_lives_through_autograd_is_counted():
+def test_what_lives_through_autograd_is_steps():
     with LiveBytes() as counter:
         x = torch.randn(100, requires_grad=True)
         y = x.exp().sum()  # exp keeps its result
