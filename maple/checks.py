@@ -43,6 +43,15 @@ class Skip(Exception):
     """A check that cannot be made, and why."""
 
 
+def passes(look: Callable, *values) -> bool:
+    """Whether a check finds nothing wrong."""
+    try:
+        look(*values)
+    except InputError:
+        return False
+    return True
+
+
 class Checks:
     """The checks in their order; what one finds out the later ones use."""
 
@@ -117,9 +126,7 @@ class Checks:
         defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
         self.attempt(check_ranges, self.arguments)
         for name, default in defaults.items():
-            try:
-                check_ranges(defaults | {name: self.arguments[name]})
-            except InputError:
+            if not passes(check_ranges, defaults | {name: self.arguments[name]}):
                 self.arguments[name] = default
         apply_recipe(self.arguments)
         if self.arguments["logger"] == "tensorboard" and find_spec("tensorboard") is None:
@@ -139,7 +146,14 @@ class Checks:
         name, revision = self.arguments["model"], self.arguments["revision"]
         check_model_name(name, revision)
         self.folder = model_folder(name, revision, weights=False)
-        self.attempt(check_config, self.folder, self.arguments["bits"])
+        try:
+            check_config(self.folder, self.arguments["bits"])
+        except InputError as error:
+            self.problem(error)
+            would_do = [bits for bits in (4, 8) if passes(check_config, self.folder, bits)]
+            if not would_do:
+                return []
+            self.arguments["bits"] = would_do[0]  # a checkpoint that is quantised already, to other bits
         self.config = config = read_config(self.folder)
         return [
             f"{printable(config.model_type)}, {config.num_hidden_layers} layers of {config.hidden_size}, vocabulary "
@@ -185,7 +199,9 @@ class Checks:
 
         self.need(config=self.config)
         self.tokenizer = load_tokenizer(self.folder)
-        self.attempt(check_template, self.arguments["template"], self.tokenizer)
+        if not passes(check_template, self.arguments["template"], self.tokenizer):
+            self.attempt(check_template, self.arguments["template"], self.tokenizer)
+            self.arguments["template"] = "alpaca"
         self.need(data=self.records)
         lines = []
         for language, records in self.records.items():
@@ -206,7 +222,7 @@ class Checks:
     def tokens(self) -> list[str]:
         """Tokens of each language and what is cut of them, as fit would read them; --max-length and --batch-tokens."""
 
-        self.need(config=self.config, tokenizer=self.tokenizer, data=self.records)
+        self.need(config=self.config)
         for _ in range(3):  # a wrong --max-length hides a wrong --batch-tokens, and that the rest
             try:
                 self.instructions = read_data(self.arguments, self.folder)[1]
@@ -215,6 +231,7 @@ class Checks:
                 self.problem(error)
                 if not self.repair(str(error)):
                     break
+        self.need(tokenizer=self.tokenizer, data=self.records)
         window, template = self.config.max_position_embeddings, self.arguments["template"]
         limits, unlimited = Limits(self.arguments["max_length"] or window, window), Limits(NO_LIMIT, NO_LIMIT)
         lines = []

@@ -14,6 +14,7 @@ from maple.check import check
 from maple.room import _cgroup_rooms
 from maple.trips import differences
 
+ROOT = Path(__file__).resolve().parents[2]
 RECORD = {"instruction": "Nora lives in Rome. Where does Nora live?", "input": "", "output": "In Rome."}
 SMALL = ["--batch-tokens", "512", "--max-length", "256"]
 
@@ -77,10 +78,8 @@ def test_help_needs_no_torch():
         "try: cli.main(check, ['--help'])\n"
         "finally: print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "before a weight is read" in printed and "peak lr" in printed.lower().replace(
-        "peak learning rate", "peak lr"
-    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT).stdout
+    assert "before a weight is read" in " ".join(printed.split()) and "peak learning rate of AdamW" in printed
     assert printed.endswith("[]\n")
 
 
@@ -167,7 +166,7 @@ def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
     monkeypatch.setattr(checks, "available_bytes", lambda _: 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     flags = ["--max-length", 4096, "--batch-tokens", 100, "--rank", 5000, "--targets", "nothing", "--out", "data"]
-    code, out, err = run(capsys, "--model", model, "--data", data, *flags)
+    code, _, err = run(capsys, "--model", model, "--data", data, *flags)
     assert code == 2 and err.count("\n") == 1
     for words in (
         "--rank is 5000, must be at most 4096",
@@ -176,6 +175,7 @@ def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
         "de.jsonl:31: not JSON",
         "en.jsonl:1: 'instruction' must be text",
         "more than the 512 positions",
+        "--batch-tokens 100 is less than one row",
         "--out data is not empty",
         "free, 11.9 MiB needed",
         "the run needs",
@@ -183,7 +183,7 @@ def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
         "--recompute layer (-",
     ):
         assert words in err, (words, err)
-    assert "(9) " in err and "(10)" not in err.replace("(10) ", "", 1) or "(10) " in err
+    assert err.startswith("error: 10 problems: (1) ") and "(10) " in err
 
 
 def test_lines_of_each_language_are_looked_at_even_where_one_is_wrong(model, data, capsys):
