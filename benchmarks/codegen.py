@@ -33,6 +33,7 @@ from triton.runtime.jit import JITFunction
 import kernels
 from benchmarks.ledger import append
 from kernels import gpu, lora, tiles
+from kernels.packed import without_memory
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -66,17 +67,12 @@ class Launch(NamedTuple):
 
 def nf4(out: int, columns: int, block_size: int = 64, double_quant: bool = True) -> kernels.NF4Weight:
     """A packed weight without memory."""
-    blocks, meta = out * columns // block_size, {"device": "meta"}
-    absmax = torch.empty(blocks, dtype=torch.uint8 if double_quant else torch.float32, **meta)
-    nested = (torch.empty(-(-blocks // 256), **meta), torch.empty(256, **meta), torch.empty((), **meta))
-    codes = torch.empty(out * columns // 2, dtype=torch.uint8, **meta)
-    return kernels.NF4Weight(codes, absmax, (out, columns), block_size, *(nested if double_quant else ()))
+    return without_memory((out, columns), 4, block_size, double_quant)
 
 
 def int8(out: int, columns: int) -> kernels.Int8Weight:
     """A packed weight without memory."""
-    meta = {"device": "meta"}
-    return kernels.Int8Weight(torch.empty(out, columns, dtype=torch.int8, **meta), torch.empty(out, **meta))
+    return without_memory((out, columns), 8)
 
 
 def x_of(rows: int, columns: int = 4096, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

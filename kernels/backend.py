@@ -22,10 +22,12 @@ def interpreting() -> bool:
 
 def choose(asked: str, device: torch.device, dtype: torch.dtype):
     """The module whose functions run: `naive` or `gpu`."""
+    if asked == "naive":
+        return naive
     reason = _why_not_triton(device, dtype)
     if asked == "triton" and reason:
         raise ValueError(f"backend 'triton' cannot run here: {reason}")
-    if asked == "naive" or reason:
+    if reason:
         return naive
     from kernels import gpu
 
@@ -39,7 +41,7 @@ def _why_not_triton(device: torch.device, dtype: torch.dtype) -> str | None:
         return "x lies on the CPU; there the kernels run only under TRITON_INTERPRET=1"
     if device.type == "cpu" and dtype == torch.bfloat16:
         return "x is torch.bfloat16, which Triton's interpreter computes wrongly"
-    return None if device.type == "cpu" else _too_old(device)
+    return _too_old(device) if device.type == "cuda" else None  # nothing is launched on meta tensors
 
 
 @functools.cache

@@ -225,6 +225,11 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
+def forget_buffers() -> None:
+    """Give back the memory that this thread keeps; what comes next takes its own."""
+    _buffers.kept.clear()
+
+
 @functools.cache
 def _pairs(device: torch.device) -> Tensor:
     """One lookup decodes a byte: its two float32 values side by side are one 64-bit entry of a table of 256.

@@ -162,6 +162,9 @@ LIBRARY.define(
 )
 
 
+COMPUTES: dict[str, Callable] = {}  # what each operator runs, for whoever wants to see inside (maple/live.py)
+
+
 def _computes(name: str) -> Callable:
     """Registers what an operator computes, on every device; Triton launches on the current GPU, so that is set."""
 
@@ -170,6 +173,7 @@ def _computes(name: str) -> Callable:
             with torch.cuda.device_of(first if isinstance(first, Tensor) else first[0]):
                 return function(first, *others)
 
+        COMPUTES[name] = on_its_device
         LIBRARY.impl(name, on_its_device, "CompositeExplicitAutograd")
 
     return register

@@ -131,6 +131,25 @@ class Int8Weight(_Packed):
 Weight = NF4Weight | Int8Weight | Tensor  # what a frozen linear layer may hold; a plain tensor is the 16-bit case
 
 
+def without_memory(shape: tuple[int, int], bits: int, block_size: int = 64, double_quant: bool = False) -> Weight:
+    """A packed weight on the meta device: the shapes of its tensors, to count bytes and to see what would be launched.
+
+    `bits`, `block_size` and `double_quant` are those of `kernels.quantize`.
+    """
+
+    def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    if bits == 8:
+        return Int8Weight(empty(*shape, dtype=torch.int8), empty(shape[0]))
+    codes = empty(math.ceil(math.prod(shape) / 2), dtype=torch.uint8)
+    blocks = math.ceil(math.prod(shape) / block_size)
+    if not double_quant:
+        return NF4Weight(codes, empty(blocks), shape, block_size)
+    nested = empty(math.ceil(blocks / NESTED_BLOCK_SIZE)), empty(256), empty()
+    return NF4Weight(codes, empty(blocks, dtype=torch.uint8), shape, block_size, *nested)
+
+
 def check_block_size(block_size: int) -> None:
     """Raise ValueError unless `block_size` is one that the format knows."""
     if block_size not in BLOCK_SIZES:

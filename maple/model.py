@@ -22,7 +22,7 @@ from maple.hub import commit_of, model_folder
 from maple.jsonfile import read_object
 from maple.lora import add_lora, match_targets
 from maple.quantized import Embedding16, QuantizedLinear
-from maple.shards import Shards
+from maple.shards import HALVES, Shards
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # decoders whose loss needs nothing but hidden states and lm_head
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # what a mixture of experts calls their number
@@ -70,8 +70,8 @@ def load_model(
     folder = model_folder(name_or_path, revision)
     packed = check_config(folder, bits)
     shards = Shards(folder)
-    model = _empty_model(folder, shards)
-    _check_keys(model, shards, packed)
+    model = build_empty(folder, shards)
+    check_keys(model, shards, packed)
     if rank:  # a misspelt target is found before weights are read
         head = model.get_output_embeddings()
         match_targets([p for p, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head], targets)
@@ -94,7 +94,7 @@ def load_model(
     return model.eval()
 
 
-def _empty_model(folder: Path, shards: Shards) -> PreTrainedModel:
+def build_empty(folder: Path, shards: Shards) -> PreTrainedModel:
     """The model of a folder's JSON files on the meta device: modules and shapes, no memory."""
     config = read_config(folder)
     layers, tensors = config.num_hidden_layers, len(shards.names)
@@ -168,7 +168,7 @@ def check_config(folder: Path, bits: int) -> bool:
     return prequantized.check_quantization_config(config, bits, str(path))
 
 
-def _check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
+def check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
     """Compare every parameter of the model with the headers of the files, before a weight is read."""
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -210,8 +210,12 @@ def _stored(shards: Shards, name: str, device: torch.device, dtype: torch.dtype)
         raise InputError(f"{where} is {tensor.dtype}; a weight of 16 or 32 bits is needed")
     if not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
         raise InputError(f"{where} holds NaN or inf")
-    keep = dtype == torch.float32 and tensor.dtype in (torch.bfloat16, torch.float16)
-    return tensor.to(device, tensor.dtype if keep else dtype, copy=True)
+    return tensor.to(device, kept_dtype(tensor.dtype, dtype), copy=True)
+
+
+def kept_dtype(stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor of a checkpoint is held in where the model computes in `dtype`."""
+    return stored if dtype == torch.float32 and stored in HALVES else dtype
 
 
 def fill_model(

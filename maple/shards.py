@@ -27,6 +27,8 @@ LARGEST = 4 * 10**9  # bytes of one file: FAT32 and some mirrors stop at 2^32
 HALVES = (torch.bfloat16, torch.float16)
 FIRST = 1024  # numbers of a tensor in a fingerprint: a page or two of the file
 
+DTYPES = {name: dtype for dtype, name in HALVES.items()}
+
 
 class Shards:
     """The tensors of a model folder by name; `get` maps one from its file without reading the others."""
@@ -60,6 +62,10 @@ class Shards:
     def shape(self, name: str) -> list[int]:
         """The shape that the file's header states."""
         return self._slice(name).get_shape()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype that the file's header states; float32 for one that no weight may be in."""
+        return DTYPES.get(self._slice(name).get_dtype(), torch.float32)
 
     def get(self, name: str) -> Tensor:
         """The tensor, mapped from the file: to keep it beyond the file's life, copy it."""
