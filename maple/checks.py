@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from maple.checkpoint import KEPT
 from maple.data.prompts import check_template
 from maple.data.sources import check_data, open_source
 from maple.data.tokens import Limits, tokenize
@@ -30,7 +31,7 @@ from maple.shards import INDEX, Shards
 from maple.tokenizer import load_tokenizer
 from maple.trips import differences
 
-KEPT = 3  # checkpoints on disk at once: the last two, and one that is being written
+AT_ONCE = KEPT + 1  # checkpoints on the disk: those that are kept, and one that is being written
 CHECKPOINT = 3  # of the adapter's size: the adapter, and AdamW's two averages of every number of it
 TRIPS = 200  # answers a language that go through the tokenizer and back
 LOST = 0.01  # of a language's characters: more than that is no odd emoji but a script the tokenizer cannot write
@@ -277,13 +278,13 @@ class Checks:
     def disk(self) -> list[str]:
         """Where the run writes, and whether what it leaves there has room."""
 
-        self.attempt(check_out, self.arguments["out"])
+        self.attempt(check_out, self.arguments["out"], self.arguments["resume"])
         self.need(config=self.config)
         model = model_without_memory(self.arguments, self.config, self.dtype, self.shards)
         adapter = sum(parameter.nbytes for _, parameter in lora_parameters(model))
         place = Path(self.arguments["out"] or RUNS).expanduser().absolute()
         place = next(folder for folder in (place, *place.parents) if folder.is_dir())
-        needed = {place: adapter * (1 + KEPT * CHECKPOINT)}
+        needed = {place: adapter * (1 + AT_ONCE * CHECKPOINT)}
         if not self.here and (index := self.folder / INDEX).is_file():
             needed[self.folder] = int(json.loads(index.read_text()).get("metadata", {}).get("total_size", 0))
         for folder, count in needed.items():
@@ -291,7 +292,7 @@ class Checks:
             if count > free:
                 self.problem(f"{folder}: {size(free)} free, {size(count)} needed; make room or give another --out")
         return [
-            f"{size(needed[place])} for the adapter ({size(adapter)}) and {KEPT} checkpoints, "
+            f"{size(needed[place])} for the adapter ({size(adapter)}) and {AT_ONCE} checkpoints, "
             f"{size(shutil.disk_usage(place).free)} free in {printable(str(place))}"
         ]
 

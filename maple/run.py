@@ -5,6 +5,7 @@ One that is resumed takes the first validation from its checkpoint and trains wh
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import astuple
 from hashlib import sha256
@@ -22,15 +23,17 @@ from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
 from maple.device import choose_device
 from maple.durability import Checkpoints, check_same_run
-from maple.errors import InputError
+from maple.errors import InputError, first_line
 from maple.guards import Diverged
 from maple.hub import model_folder
 from maple.loss import Score
+from maple.memory import largest, predict
 from maple.meters import Meters, MetricsFile
-from maple.model import enable_recompute, load_model
+from maple.model import enable_recompute, load_model, read_config
 from maple.module import FineTuning
 from maple.outputs import CHECKPOINTS, write_config
 from maple.probe import KernelProbe
+from maple.room import advice, size
 from maple.shards import Shards
 
 GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
@@ -48,7 +51,20 @@ class Run:
         self.total_steps = math.ceil(instructions.batches.total / arguments["accumulate"])
 
     def go(self) -> None:
-        """Do all of it. Raises InputError for whatever is wrong with model, data, settings or disk."""
+        """Do all of it. Raises InputError for whatever is wrong with model, data, settings, memory or disk."""
+        reason = ""
+        try:
+            self.work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+        if reason:  # out here the error is gone, and with it the tensors that its stack held
+            gc.collect()
+            raise InputError(self.out_of_memory(reason))
+
+    def work(self) -> None:
+        """The run from its first line to its last."""
         identity = self.identity()
         found = newest(self.out / CHECKPOINTS) if self.arguments["resume"] else None
         if found:
@@ -167,6 +183,15 @@ class Run:
         more = f" and {count - BLAMED} more" if count > BLAMED else ""
         return f"of its {error.total} samples these do it: {', '.join(names)}{more}"
 
+    def out_of_memory(self, reason: str) -> str:
+        """What it would have taken, and the flags that would lower it."""
+        folder = model_folder(self.arguments["model"], self.arguments["revision"])
+        inputs = (self.arguments, read_config(folder), largest(self.instructions.batches))
+        inputs += (self.device.type, self.dtype, Shards(folder))
+        return (
+            f"out of memory ({reason}); the run needs {size(predict(*inputs).needed)}, as predicted; {advice(*inputs)}"
+        )
+
     def trainer(self, callbacks: list[Callback], logs: bool = False) -> Trainer:
         """Lightning's. All micro-batches of the run are one epoch to it; we validate before and after."""
         board = None
@@ -186,3 +211,8 @@ class Run:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch's GPU or CPU allocator, or Python's, had none left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

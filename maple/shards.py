@@ -19,15 +19,13 @@ from torch import Tensor
 
 from maple.errors import InputError, first_line, shown
 from maple.jsonfile import read_object
-from maple.tensorfile import write_tensors
+from maple.tensorfile import DTYPES, write_tensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LARGEST = 4 * 10**9  # bytes of one file: FAT32 and some mirrors stop at 2^32
 HALVES = (torch.bfloat16, torch.float16)
 FIRST = 1024  # numbers of a tensor in a fingerprint: a page or two of the file
-
-DTYPES = {name: dtype for dtype, name in HALVES.items()}
 
 
 class Shards:
@@ -65,7 +63,8 @@ class Shards:
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype that the file's header states; float32 for one that no weight may be in."""
-        return DTYPES.get(self._slice(name).get_dtype(), torch.float32)
+        names = {name: dtype for dtype, name in DTYPES.items()}
+        return names.get(self._slice(name).get_dtype(), torch.float32)
 
     def get(self, name: str) -> Tensor:
         """The tensor, mapped from the file: to keep it beyond the file's life, copy it."""

@@ -177,7 +177,7 @@ def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
         "more than the 512 positions",
         "--batch-tokens 100 is less than one row",
         "--out data is not empty",
-        "free, 11.9 MiB needed",
+        "free, 15.4 MiB needed",
         "the run needs",
         "what would help: ",
         "--recompute layer (-",
