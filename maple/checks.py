@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -282,7 +283,7 @@ class Checks:
         self.need(config=self.config)
         model = model_without_memory(self.arguments, self.config, self.dtype, self.shards)
         adapter = sum(parameter.nbytes for _, parameter in lora_parameters(model))
-        place = Path(self.arguments["out"] or RUNS).expanduser().absolute()
+        place = Path(os.path.expanduser(self.arguments["out"] or RUNS)).absolute()
         place = next(folder for folder in (place, *place.parents) if folder.is_dir())
         needed = {place: adapter * (1 + AT_ONCE * CHECKPOINT)}
         if not self.here and (index := self.folder / INDEX).is_file():

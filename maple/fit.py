@@ -11,6 +11,7 @@ training begins. What a run leaves behind is listed in the README.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from importlib.util import find_spec
 from itertools import pairwise
@@ -22,7 +23,7 @@ from maple.choices import Bits, BlockSize, Device, Precision, Template
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
-from maple.outputs import check_out, claim
+from maple.outputs import CONFIG, check_out, claim
 from maple.terminal import without_controls
 
 DEFAULT_MAX_LENGTH = 2048  # tokens; all of Alpaca and MultiAlpaca fits, and a row of it fits every GPU
@@ -207,7 +208,7 @@ def with_own_flags(argv: list[str]) -> list[str]:
     """The command line of a resumed run: under the flags that are typed lie those that it began with."""
     folder = next((value for flag, value in pairwise(argv) if flag == "--out"), None)
     folder = next((word.removeprefix("--out=") for word in argv if word.startswith("--out=")), folder)
-    config = Path(folder or "").expanduser() / "config.yaml"
+    config = Path(os.path.expanduser(folder or "")) / CONFIG
     resumes = any(word in ("--resume", "--resume=true") for word in argv)
     return ["--config", str(config), *argv] if resumes and folder and config.is_file() else argv
 

@@ -15,7 +15,7 @@ from maple.lock import NAME as LOCK
 from maple.lock import locked
 
 RUNS = Path("runs")
-CHECKPOINTS, SUMMARY = "checkpoints", "summary.json"  # in the folder of a run
+CONFIG, CHECKPOINTS, SUMMARY = "config.yaml", "checkpoints", "summary.json"  # the first in a run's folder, and the last
 
 
 def check_out(out: str | None, resume: bool = False) -> None:
@@ -23,14 +23,14 @@ def check_out(out: str | None, resume: bool = False) -> None:
 
     A run to resume is the other way round: there must be something in it.
     """
-    folder = RUNS if out is None else Path(out).expanduser()
+    folder = RUNS if out is None else Path(os.path.expanduser(out))
     if resume:
         check_resumable(out, folder)
     elif out is not None and folder.exists():
         if not folder.is_dir():
             raise InputError(f"--out {out} is a file; give a folder")
         if any(path.name != LOCK for path in folder.iterdir()):
-            resumable = ", or --resume to go on with the run in it" if (folder / CHECKPOINTS).is_dir() else ""
+            resumable = ", or --resume to go on with the run in it" if (folder / CONFIG).is_file() else ""
             raise InputError(f"--out {out} is not empty; give a new folder{resumable}")
     nearest = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -43,14 +43,14 @@ def check_resumable(out: str | None, folder: Path) -> None:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     if (folder / SUMMARY).is_file():
         raise InputError(f"--resume: the run in {out} is finished, so there is nothing to resume; its adapter is there")
-    if not any((folder / CHECKPOINTS).glob("step-*")):
-        raise InputError(f"--resume: {out} holds no checkpoint, so there is nothing to resume; start the run without")
+    if not (folder / CONFIG).is_file() and not any((folder / CHECKPOINTS).glob("step-*")):
+        raise InputError(f"--resume: {out} holds no run, so there is nothing to resume; start one without --resume")
 
 
 def create_out(out: str | None) -> Path:
     """The folder of the run, made now: `out`, or the next number under runs/, which two runs never share."""
     if out is not None:
-        folder = Path(out).expanduser()
+        folder = Path(os.path.expanduser(out))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     RUNS.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ def claim(out: str | None, resume: bool = False) -> Iterator[Path]:
 
     Raises InputError where another process is at work in it, and for what `check_out` refuses.
     """
-    wanted = RUNS if out is None else Path(out).expanduser()
+    wanted = RUNS if out is None else Path(os.path.expanduser(out))
     made = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
     folder = create_out(out)
     try:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from maple import summary
 from maple.adapter import save_adapter
-from maple.checkpoint import Checkpoint, newest, understood
+from maple.checkpoint import Checkpoint, newest, steps, understood
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
 from maple.device import choose_device
@@ -31,7 +31,7 @@ from maple.memory import largest, predict
 from maple.meters import Meters, MetricsFile
 from maple.model import enable_recompute, load_model, read_config
 from maple.module import FineTuning
-from maple.outputs import CHECKPOINTS, write_config
+from maple.outputs import CHECKPOINTS, CONFIG, write_config
 from maple.probe import KernelProbe
 from maple.room import advice, size
 from maple.shards import Shards
@@ -66,8 +66,9 @@ class Run:
     def work(self) -> None:
         """The run from its first line to its last."""
         identity = self.identity()
-        found = newest(self.out / CHECKPOINTS) if self.arguments["resume"] else None
-        if found:
+        found = None
+        if steps(self.out / CHECKPOINTS):  # a run that was stopped before its first begins again
+            found = newest(self.out / CHECKPOINTS)
             check_same_run(found, identity)
         self.load()
         before = self.resume(found) if found else self.begin()
@@ -121,7 +122,7 @@ class Run:
         if not all(math.isfinite(loss) for loss in losses.values()):
             model = self.arguments["model"]
             raise InputError(f"--model {model}: its loss is {losses} before any training; it must be damaged")
-        write_config(self.out / "config.yaml", self.arguments)
+        write_config(self.out / CONFIG, self.arguments)
         self.open_metrics()
         self.metrics.write_validation(0, before)
         return before

@@ -50,8 +50,8 @@ def show_model(console: Console, model, arguments: dict) -> None:
     trainable, total = parameter_counts(model)
     console.print(
         f"Model: {printable(arguments['model'])}, {total - trainable:,} parameters frozen in {arguments['bits']} bits "
-        f"({base_bytes(model) / 1e6:,.1f} MB); LoRA of rank {arguments['rank']} on {arguments['targets']}: "
-        f"{trainable:,} trainable ({100 * trainable / total:.2f} %)."
+        f"({base_bytes(model) / 1e6:,.1f} MB); LoRA of rank {arguments['rank']} on "
+        f"{printable(arguments['targets'])}: {trainable:,} trainable ({100 * trainable / total:.2f} %)."
     )
 
 
@@ -130,7 +130,7 @@ def by_language(before: dict[str, Score], after: dict[str, Score], name: str) ->
 def show_end(console: Console, record: dict, out: Path) -> None:
     """What was trained, what it cost, what it gained per language, where the adapter lies."""
     cost = Table(title="Trained", title_justify="left", show_header=False)
-    cost.add_row("LoRA", f"rank {record['rank']}, alpha {record['alpha']:g}, on {record['targets']}")
+    cost.add_row("LoRA", f"rank {record['rank']}, alpha {record['alpha']:g}, on {printable(record['targets'])}")
     cost.add_row("trainable", f"{record['trainable_parameters']:,} of {record['total_parameters']:,} parameters")
     cost.add_row("frozen weights", f"{record['bits']} bits, {record['base_bytes'] / 1e6:,.1f} MB")
     cost.add_row("time", f"{record['steps']} steps in {record['seconds']:.0f} s")

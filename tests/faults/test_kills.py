@@ -29,10 +29,10 @@ def test_runs_killed_at_random_moments_end_in_the_same_bytes(world, begin, undis
         return code != 0
 
     def flags_of(run) -> list[str]:
-        resumable = any((run / "checkpoints").glob("step-*"))
+        begun = any((run / "checkpoints").glob("step-*"))
         half = [path for path in run.glob("**/.*") if path.name != ".lock"]
-        found[list(found)[2 if half else resumable]] += 1
-        return ["--resume"] if resumable else []
+        found[list(found)[2 if half else begun]] += 1
+        return ["--resume"] if (run / "config.yaml").exists() else []
 
     for number in range(KILLS):
         run = world / f"killed-{number}"

@@ -175,14 +175,23 @@ def test_flags_that_change_no_number_may_change(world, tmp_path):
 def test_nothing_to_resume_is_an_error(world, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for out, words in (
-        (tmp_path / "empty", "holds no checkpoint, so there is nothing to resume"),
-        (tmp_path / "nowhere", "holds no checkpoint, so there is nothing to resume"),
+        (tmp_path / "empty", "holds no run, so there is nothing to resume"),
+        (tmp_path / "nowhere", "holds no run, so there is nothing to resume"),
         (world / "whole", "is finished, so there is nothing to resume"),
     ):
         assert command(out, "--resume") == 2
         assert words in capsys.readouterr().err
     with pytest.raises(InputError, match="--resume needs --out"):
         fit(resume=True)
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(world, tmp_path):
+    out = stopped_at(world, tmp_path / "run", 0)
+    shutil.rmtree(out / "checkpoints")
+    assert command(out, "--resume") == 0
+    weights = "adapter/adapter_model.safetensors"
+    assert (out / weights).read_bytes() == (world / "whole" / weights).read_bytes()
+    assert rows(out) == rows(world / "whole")
 
 
 def test_a_stopped_run_is_not_written_over_and_the_way_on_is_told(world, tmp_path, capsys):
