@@ -87,7 +87,7 @@ def largest(batches: TrainingBatches) -> list[MicroBatch]:
     A longer row costs more a token (its mask grows with the square), more tokens cost more: what is no more in either
     than another is left out. Supervised tokens are the most of any micro-batch of that shape.
     """
-    order, planned = batches._plan(0)
+    order, planned = batches.planned(0)
     planned = planned[: len(batches)]
     most: dict[int, int] = {}  # length -> rows
     for length, rows in planned:

@@ -115,7 +115,7 @@ class TrainingBatches:
         self.max_length, self.batch_tokens = max_length, batch_tokens
         sizes = {language: len(indices) for language, indices in training.items()}
         self.counts, self.cap = epoch_counts(sizes, **mixture), mixture.get("language_cap")
-        self.total = micro_batches or sum(len(self._plan(epoch)[1]) for epoch in range(epochs))
+        self.total = micro_batches or sum(len(self.planned(epoch)[1]) for epoch in range(epochs))
         self.done, self.start = 0, (0, 0)
 
     def skip(self, done: int, place: Place) -> None:
@@ -128,7 +128,7 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         left, (epoch, first) = len(self), self.start
         while left > 0:
-            order, batches = self._plan(epoch)
+            order, batches = self.planned(epoch)
             for number, (length, rows) in list(enumerate(batches))[first : first + left]:
                 samples = [[self.samples[language][index] for language, index in _in(order, row)] for row in rows]
                 yield collate(samples, length, self.pad) | {"place": (epoch, number)}
@@ -137,10 +137,11 @@ class TrainingBatches:
 
     def samples_at(self, place: Place) -> list[list[tuple[str, int]]]:
         """(language, index) of the samples of a micro-batch, row by row."""
-        order, batches = self._plan(place[0])
+        order, batches = self.planned(place[0])
         return [_in(order, row) for row in batches[place[1]][1]]
 
-    def _plan(self, epoch: int) -> tuple[list[tuple[str, int]], list[tuple[int, list[Row]]]]:
+    def planned(self, epoch: int) -> tuple[list[tuple[str, int]], list[tuple[int, list[Row]]]]:
+        """(samples of an epoch in their order, its micro-batches of (row length, rows)), none of them made."""
         order = epoch_order(self.training, self.counts, self.cap, self.seed, epoch)
         places = [int(self.samples[language].lengths[index]) - 1 for language, index in order]
         batches = plan(places, self.max_length, self.batch_tokens)
