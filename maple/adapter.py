@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from kernels import FLOATS
-from maple.durable import sync_folder, write_file
+from maple.durable import write_file
 from maple.errors import InputError, InputWarning, first_line, shown
 from maple.jsonfile import read_object
 from maple.lora import LoRALinear, ends_with, linear_layers, lora_layers, match_targets
@@ -64,15 +64,14 @@ def save_adapter(model: nn.Module, folder: str | Path, template: str | None = No
     config = json.dumps(_peft_config(model, layers, origin), indent=2) + "\n"
     partial = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
     metadata = {"maple": json.dumps(origin)}
-    dtype = layer.lora_a.dtype
+    dtype = next(iter(tensors.values())).dtype
     sums = {
         CONFIG: write_file(partial[CONFIG], [config.encode()]),
         WEIGHTS: write_tensors(partial[WEIGHTS], shapes, dtype, tensors.__getitem__, metadata),
     }
     for name, path in partial.items():
         os.replace(path, folder / name)
-    write_sums(folder, sums)
-    sync_folder(folder)
+    write_sums(folder, sums)  # until then the older one refuses what is half replaced
 
 
 def _peft_config(model: nn.Module, layers: dict[str, LoRALinear], origin: dict) -> dict:

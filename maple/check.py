@@ -14,7 +14,7 @@ import inspect
 
 from maple import cli
 from maple.errors import InputError
-from maple.fit import fit, quieten
+from maple.fit import fit, own_flags, quieten
 from maple.terminal import without_controls
 
 
@@ -39,4 +39,4 @@ check.__doc__ += "\n\n" + inspect.getdoc(fit).partition("\n\n")[2]
 
 
 if __name__ == "__main__":
-    cli.main(check)
+    cli.main(check, under=own_flags)

@@ -54,11 +54,11 @@ def write(folder: Path, model, optimizer, template: str, state: dict, identity: 
         save_adapter(model, partial / "adapter", template)
         _write_optimizer(partial / OPTIMIZER, model, optimizer)
         write_file(partial / STATE, [json.dumps(state).encode()])
-        hashes = {name: file_sha256(partial / name) for name in FILES}
+        hashes = {name: file_sha256(partial / name) for name in FILES}  # of what is there, not of what was meant
         manifest = {"format": FORMAT, "step": state["step"], **identity, "trainable": trainable(model), "files": hashes}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         sums.write_sums(partial, {MANIFEST: write_file(partial / MANIFEST, [text.encode()])})
-    for old in steps(folder)[:-KEPT]:
+    for old in [older for older in steps(folder) if older.name <= path.name][:-KEPT]:
         discard(old)
     return path
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from maple.data.sources import check_data, open_source
 from maple.data.tokens import Limits, tokenize
 from maple.device import choose_device
 from maple.errors import InputError
-from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_ranges, fit, read_data
+from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
 from maple.hub import check_model_name, looks_like_folder, model_folder
 from maple.lora import lora_parameters, match_targets
 from maple.memory import MicroBatch, largest, model_without_memory, predict
@@ -114,12 +113,6 @@ class Checks:
         if missing := [name for name, thing in things.items() if not thing]:
             raise Skip(f"needs the {' and the '.join(missing)}")
 
-    @staticmethod
-    def escape(text: str) -> str:
-        """Text of data, models and file names, safe in a terminal."""
-
-        return printable(text)
-
     # ------------------------------------------------------------------------------------------------------------------
 
     def flags(self) -> list[str]:
@@ -131,8 +124,7 @@ class Checks:
             if not passes(check_ranges, defaults | {name: self.arguments[name]}):
                 self.arguments[name] = default
         apply_recipe(self.arguments)
-        if self.arguments["logger"] == "tensorboard" and find_spec("tensorboard") is None:
-            self.problem("--logger tensorboard: the package is not installed; pip install tensorboard")
+        self.attempt(check_logger, self.arguments["logger"])
         asked = self.arguments["device"], self.arguments["precision"]
         chosen = self.attempt(choose_device, *asked)
         if chosen:
@@ -225,17 +217,15 @@ class Checks:
         """Tokens of each language and what is cut of them, as fit would read them; --max-length and --batch-tokens."""
 
         self.need(config=self.config)
-        for _ in range(3):  # a wrong --max-length hides a wrong --batch-tokens, and that the rest
-            try:
-                self.instructions = read_data(self.arguments, self.folder)[1]
-                break
-            except InputError as error:
-                self.problem(error)
-                if not self.repair(str(error)):
-                    break
+        window = self.config.max_position_embeddings
+        if self.attempt(limits_of, self.arguments, window) is None:
+            longest = min(DEFAULT_MAX_LENGTH, window)
+            self.arguments |= {"max_length": longest, "batch_tokens": max(self.arguments["batch_tokens"], longest)}
+        if read := self.attempt(read_data, self.arguments, self.folder):
+            self.instructions = read[1]
         self.need(tokenizer=self.tokenizer, data=self.records)
-        window, template = self.config.max_position_embeddings, self.arguments["template"]
-        limits, unlimited = Limits(self.arguments["max_length"] or window, window), Limits(NO_LIMIT, NO_LIMIT)
+        template = self.arguments["template"]
+        limits, unlimited = Limits(self.arguments["max_length"], window), Limits(NO_LIMIT, NO_LIMIT)
         lines = []
         for language, records in self.records.items():
             samples = self.attempt(tokenize, language, records, template, self.tokenizer, limits)
@@ -253,15 +243,6 @@ class Checks:
             )
         header = f"{'':8}{'tokens':>12}{'supervised':>12}{'samples cut':>14}{'of them lost':>16}"
         return [f"at most {limits.max_length:,} of each sample", header, *lines]
-
-    def repair(self, message: str) -> bool:
-        """Put a value that would do where a flag's is what was wrong, so that the rest can be looked at."""
-        would_do = {"max_length": None, "batch_tokens": self.config.max_position_embeddings}
-        for name, value in would_do.items():
-            if message.startswith(f"--{name.replace('_', '-')} {self.arguments[name]} "):
-                self.arguments[name] = value
-                return True
-        return False
 
     def sample(self) -> list[str]:
         """The first training sample as the model sees it: «what is supervised» and what is not."""

@@ -32,12 +32,20 @@ from maple.flatyaml import check_flags, check_length
 TERMINATED = 128 + signal.SIGTERM  # as shells count the end by a signal
 
 
-def main(function: Callable, argv: list[str] | None = None) -> typing.NoReturn:
-    """Parse the command line, call `function`, and leave with its exit code."""
+def main(
+    function: Callable, argv: list[str] | None = None, under: Callable[[dict], str | None] | None = None
+) -> typing.NoReturn:
+    """Parse the command line, call `function`, and leave with its exit code.
+
+    under   the arguments -> a file of flags that they are to lie over, or None
+    """
+    argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     try:
-        arguments = parse(function, sys.argv[1:] if argv is None else argv)
+        arguments = parse(function, argv)
+        if under and (file := under(arguments)):
+            arguments = parse(function, ["--config", file, *argv])
         refuse_kernels_distribution()
         function(**arguments)
     except InputError as error:

@@ -12,6 +12,7 @@ written. Signals that arrive while it is are held back for those milliseconds.
 from __future__ import annotations
 
 import random
+import shlex
 import signal
 import threading
 import warnings
@@ -31,7 +32,8 @@ from maple.meters import Meters, MetricsFile, printable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what torch's LambdaLR counts with, in every version
-# Flags that change neither a number of the run nor where it stands; all others must be those of its beginning.
+# Flags that may change: where the run is kept and shown, and on what it computes, of which `versions` warns. All others
+# must be those of its beginning.
 FREE = ("out", "resume", "checkpoint_every", "logger", "device", "recompute")
 # Flags that only say where something lies: what lies there is compared by its hash.
 PLACES = {"model": "model", "revision": "model", "data": "data"}
@@ -103,7 +105,7 @@ class Checkpoints(Callback):
             with understood(self.resumed.path):
                 self.resumed.restore_optimizer(pl_module.model, optimizer)
                 restore_schedule(scheduler.scheduler, self.resumed.state["schedule"])
-                restore_random(self.resumed.state["random"])
+                restore_random(self.resumed.state["random"], pl_module.device)
                 self.micro_batches = self.resumed.state["micro_batches"]
                 self._note(trainer, pl_module, self.resumed.state["place"])
         else:
@@ -132,7 +134,7 @@ class Checkpoints(Callback):
         if self.boundary is not None and not pl_module.changing:
             pl_module.changing = True  # no second signal while this is written
             self._write_if_new(trainer, pl_module)
-            path = printable(str(self.last.parents[1]))
+            path = printable(shlex.quote(str(self.last.parents[1])))
             self.console.print(
                 f"Step {pl_module.step} is kept; to go on: python -m maple.fit --out {path} --resume", soft_wrap=True
             )
@@ -156,7 +158,7 @@ class Checkpoints(Callback):
             "place": list(place),
             "learning_rates": [group["lr"] for group in optimizer.param_groups],
             "schedule": schedule_state(scheduler.scheduler),
-            "random": random_state(),
+            "random": random_state(pl_module.device),
             "meters": self.meters.state(),
             "metrics_bytes": self.metrics.size(),
             "before": self.before,
@@ -188,8 +190,8 @@ class HeldSignals:
             self._raise()
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        self.pending = number
-        if not self.module.changing:
+        again, self.pending = self.pending is not None, number
+        if not again and not self.module.changing:  # a second one would end what the first has begun to save
             self._raise()
 
     def _raise(self) -> None:
@@ -207,27 +209,27 @@ def restore_schedule(scheduler, state: dict) -> None:
         setattr(scheduler, key, state[key])
 
 
-def random_state() -> dict:
-    """Of every generator that a run may draw from, as JSON has it."""
+def random_state(device: torch.device) -> dict:
+    """Of every generator that a run on `device` may draw from, as JSON has it."""
     version, words, gauss = random.getstate()
     name, numpy_words, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
-        "cuda": [state.numpy().tobytes().hex() for state in torch.cuda.get_rng_state_all()],
+        "cuda": torch.cuda.get_rng_state(device).numpy().tobytes().hex() if device.type == "cuda" else None,
         "numpy": [name, numpy_words.tolist(), *rest],
         "python": [version, list(words), gauss],
     }
 
 
-def restore_random(state: dict) -> None:
+def restore_random(state: dict, device: torch.device) -> None:
     """Put every generator back where it was. Raises KeyError, TypeError or ValueError for what is no state."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, numpy_words, *rest = state["numpy"]
     np.random.set_state((name, np.array(numpy_words, dtype=np.uint32), *rest))
     torch.set_rng_state(_bytes(state["torch"]))
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([_bytes(text) for text in state["cuda"]])
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(_bytes(state["cuda"]), device)
 
 
 def _bytes(text: str) -> torch.Tensor:

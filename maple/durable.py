@@ -10,19 +10,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from maple.errors import InputError
 
-PARTIAL, DISCARDED = "partial", "discarded"  # what a kill may leave: .NAME.PID.partial, .NAME.PID.discarded
+PARTIAL, DISCARDED = "partial", "discarded"  # what a kill may leave: .NAME.1a2b3c4d.partial, .NAME.1a2b3c4d.discarded
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give every OSError of the block the name of the file: a write, a sync and a lock leave it away."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     """Write a new file, on the disk when this returns; its SHA-256 in hexadecimal. Raises OSError with its name."""
     digest = hashlib.sha256()
-    try:
+    with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             for piece in pieces:
@@ -33,14 +43,12 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:  # that of a write names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
     return digest.hexdigest()
 
 
 def replace_file(path: Path, text: str) -> None:
     """A small text file in the place of any older one of that name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{PARTIAL}")
+    partial = _beside(path, PARTIAL)
     try:
         write_file(partial, [text.encode()])
         os.replace(partial, path)
@@ -52,11 +60,16 @@ def replace_file(path: Path, text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
 
 
 def file_sha256(path: Path) -> str:
@@ -72,7 +85,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Whatever stops the block, no half folder is there; only what cannot be caught (a kill) leaves a hidden one behind,
     beside `out` and named after it: `sweep` takes it away. Raises InputError where the disk refuses.
     """
-    partial = out.with_name(f".{out.name}.{os.getpid()}.{PARTIAL}")
+    partial = _beside(out, PARTIAL)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -81,17 +94,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
         if out.exists():
             discard(out)
         partial.rename(out)
-        sync_folder(out.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and str(error.filename or partial).startswith(str(partial)):
             raise InputError(f"{out} could not be written ({error.strerror}); nothing is left of it") from error
         raise
+    sync_folder(out.parent)
 
 
 def discard(folder: Path) -> None:
     """Remove a folder so that no half of it is ever seen under its name."""
-    discarded = folder.with_name(f".{folder.name}.{os.getpid()}.{DISCARDED}")
+    discarded = _beside(folder, DISCARDED)
     folder.rename(discarded)
     shutil.rmtree(discarded, ignore_errors=True)
 

@@ -14,7 +14,6 @@ import math
 import os
 import sys
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -109,10 +108,15 @@ def fit(
     check_model_name(model, revision)
     check_data(data, languages)
     check_out(out, resume)
-    if logger == "tensorboard" and find_spec("tensorboard") is None:
-        raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
+    check_logger(logger)
     apply_recipe(arguments)
     run(arguments)
+
+
+def check_logger(logger: str) -> None:
+    """Raise InputError for a logger whose package is not there."""
+    if logger == "tensorboard" and find_spec("tensorboard") is None:
+        raise InputError("--logger tensorboard: the package is not installed; pip install tensorboard")
 
 
 def apply_recipe(arguments: dict) -> None:
@@ -152,38 +156,32 @@ def run(arguments: dict) -> None:
     names = without_controls(f"{arguments['model']} on {arguments['data']}")
     with claim(arguments["out"], arguments["resume"]) as out:
         print(f"Fine-tuning {names}; loading PyTorch, Lightning and transformers ...", flush=True)
-        from rich.console import Console
-
+        from maple.display import Screen
         from maple.run import Run
         from maple.summary import show_data
 
         quieten()
-        console = Console(highlight=False)
+        console = Screen(highlight=False)
         folder = model_folder(arguments["model"], arguments["revision"], weights=False)
         arguments["revision"] = commit_of(arguments["model"], folder)
         tokenizer, instructions = read_data(arguments, folder)
         show_data(console, instructions)
         arguments["alpha"] = arguments["alpha"] or arguments["rank"]
-        run = Run(arguments, out, console, tokenizer, instructions)
+        prepared = Run(arguments, out, console, tokenizer, instructions)
         if arguments["warmup_steps"] is None:
-            arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * run.total_steps)
-        run.go()
+            arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * prepared.total_steps)
+        prepared.go()
 
 
 def read_data(arguments: dict, folder: Path):
     """(tokenizer, Instructions) of a model folder and --data."""
     from maple.data.instructions import Instructions
-    from maple.data.tokens import Limits
     from maple.model import check_config, read_config
     from maple.tokenizer import load_tokenizer
 
     check_config(folder, arguments["bits"])
     config = read_config(folder)
-    window = config.max_position_embeddings
-    longest = arguments["max_length"] or min(DEFAULT_MAX_LENGTH, window)
-    if longest > window:
-        raise InputError(f"--max-length {longest} is more than the {window} positions of the model")
-    arguments["max_length"] = longest
+    limits = limits_of(arguments, config.max_position_embeddings)
     tokenizer = load_tokenizer(folder)
     source = open_source(arguments["data"], arguments["languages"])
     arguments["data"] = source.data
@@ -191,7 +189,7 @@ def read_data(arguments: dict, folder: Path):
         source,
         tokenizer,
         template=arguments["template"],
-        limits=Limits(longest, window),
+        limits=limits,
         batch_tokens=arguments["batch_tokens"],
         seed=arguments["seed"],
         temperature=arguments["temperature"],
@@ -204,13 +202,27 @@ def read_data(arguments: dict, folder: Path):
     return tokenizer, instructions
 
 
-def with_own_flags(argv: list[str]) -> list[str]:
-    """The command line of a resumed run: under the flags that are typed lie those that it began with."""
-    folder = next((value for flag, value in pairwise(argv) if flag == "--out"), None)
-    folder = next((word.removeprefix("--out=") for word in argv if word.startswith("--out=")), folder)
-    config = Path(os.path.expanduser(folder or "")) / CONFIG
-    resumes = any(word in ("--resume", "--resume=true") for word in argv)
-    return ["--config", str(config), *argv] if resumes and folder and config.is_file() else argv
+def limits_of(arguments: dict, window: int):
+    """How long a sample may be, with --max-length filled in. Raises InputError with all that does not go together."""
+    from maple.data.tokens import Limits
+
+    asked, batch = arguments["max_length"], arguments["batch_tokens"]
+    longest = min(asked or DEFAULT_MAX_LENGTH, window)
+    wrong = []
+    if asked and asked > window:
+        wrong.append(f"--max-length {asked} is more than the {window} positions of the model")
+    if batch < longest:
+        wrong.append(f"--batch-tokens {batch} is less than one row of --max-length {longest} tokens")
+    if wrong:
+        raise InputError("; ".join(wrong))
+    arguments["max_length"] = longest
+    return Limits(longest, window)
+
+
+def own_flags(arguments: dict) -> str | None:
+    """The file of the flags that a run to resume began with: they lie under those that are typed."""
+    config = Path(os.path.expanduser(arguments["out"] or "")) / CONFIG
+    return str(config) if arguments["resume"] and arguments["out"] and config.is_file() else None
 
 
 def quieten() -> None:
@@ -232,4 +244,4 @@ def quieten() -> None:
 
 
 if __name__ == "__main__":
-    cli.main(fit, with_own_flags(sys.argv[1:]))
+    cli.main(fit, under=own_flags)

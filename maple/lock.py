@@ -20,8 +20,9 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / NAME
     descriptor = _acquire(path)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        with contextlib.suppress(OSError):  # no room for the note; the lock holds without it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -37,6 +38,13 @@ def _acquire(path: Path) -> int:
             owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
             os.close(descriptor)
             raise InputError(f"--out {path.parent}: {owner} is at work in it; wait for it, or stop it") from None
+        except OSError as error:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise InputError(
+                f"--out {path.parent}: its file system has no locks ({error.strerror}), so two runs could write over "
+                "each other; give a folder on another"
+            ) from error
         # An owner that ended between our two calls took the name away: whoever comes next would lock another file.
         if _is_named(path, descriptor):
             return descriptor

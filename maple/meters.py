@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a bar on the screen, a row in metrics.csv for each optimizer step."""
+"""What a run counts while it runs: tokens, speed and memory, a row in metrics.csv for each optimizer step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from maple.durable import naming
 from maple.errors import InputWarning
 from maple.loss import Score
 from maple.terminal import without_controls
@@ -48,7 +47,8 @@ class MetricsFile:
         self.path = path
         keep_bytes = _whole_rows(path, keep_bytes)
         self.file = path.open("ab", buffering=0)
-        self.file.truncate(keep_bytes)
+        with naming(path):
+            self.file.truncate(keep_bytes)
         measured = [f"{name}/{language}" for name in ("val_loss", "exact_match") for language in languages]
         self.columns = [*self.COLUMNS, *measured]
         if not keep_bytes:
@@ -58,14 +58,13 @@ class MetricsFile:
         """Append a row; columns it lacks stay empty."""
         line = io.StringIO()
         csv.DictWriter(line, self.columns, lineterminator="\n").writerow(row)
-        try:
+        with naming(self.path):
             self.file.write(line.getvalue().encode())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def sync(self) -> None:
         """Put all rows on the disk."""
-        os.fsync(self.file.fileno())
+        with naming(self.path):
+            os.fsync(self.file.fileno())
 
     def size(self) -> int:
         """Bytes of all rows."""
@@ -86,30 +85,24 @@ def _whole_rows(path: Path, keep_bytes: int) -> int:
     return rows.rfind(b"\n") + 1
 
 
+def rows_of_steps(path: Path) -> bool:
+    """Whether a metrics.csv tells of any optimizer step."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return any(line[:1] in b"123456789" for line in lines[1:] if line)
+
+
 class Meters(Callback):
-    """Counts tokens, measures speed and memory, writes a row a step and shows one bar over the optimizer steps.
+    """Counts tokens, measures speed and memory, and writes a row of metrics.csv for each optimizer step."""
 
-    Where the output is no terminal, a line of text stands for the bar, about ten times a run.
-    """
+    KEPT = ("steps", "tokens", "first_loss", "last_loss", "peak_memory", "seconds")  # by a checkpoint
 
-    def __init__(self, console: Console, metrics: MetricsFile, total_steps: int):
-        self.console, self.metrics, self.total_steps = console, metrics, total_steps
-        self.tokens = 0  # of prompts and answers, without padding
+    def __init__(self, metrics: MetricsFile):
+        self.metrics = metrics
+        self.steps = self.tokens = 0  # tokens of prompts and answers, without padding
         self.first_loss = self.last_loss = None
         self.peak_memory = 0
         self.seconds = 0.0  # of training, those before a resume included
-        self.steps = 0
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-
-    KEPT = ("steps", "tokens", "first_loss", "last_loss", "peak_memory", "seconds")
+        self.row: dict[str, float] = {}  # of the last step
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps of the counts."""
@@ -121,11 +114,8 @@ class Meters(Callback):
             setattr(self, name, state[name])
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Start the clock and the bar."""
-        self.task = self.bar.add_task("", total=self.total_steps, completed=self.steps, text="")
-        self.bar.start()
-        self.step_started = time.perf_counter()
-        self.first_step, self.step_tokens = self.steps, 0
+        """Start the clock."""
+        self.step_started, self.step_tokens = time.perf_counter(), 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """After the last micro-batch of an optimizer step: its row of metrics."""
@@ -138,7 +128,7 @@ class Meters(Callback):
         self.last_loss = pl_module.step_loss
         self.first_loss = self.last_loss if self.first_loss is None else self.first_loss
         self.peak_memory = memory_bytes(pl_module.device)  # asked while the model is on its device
-        row = {
+        self.row = {
             "step": self.steps,
             "tokens": self.tokens,
             "loss": self.last_loss,
@@ -148,24 +138,4 @@ class Meters(Callback):
             "memory_bytes": self.peak_memory,
         }
         self.step_started, self.step_tokens = now, 0
-        self.metrics.write(row)
-        for logger in trainer.loggers:
-            logger.log_metrics(row, step=self.steps)
-        self._show(row)
-
-    def _show(self, row: dict[str, float]) -> None:
-        speed, memory = row["tokens_per_second"], row["memory_bytes"] / 2**30
-        text = f"loss {row['loss']:.3f}  {speed:,.0f} tokens/s  {memory:.2f} GiB"
-        self.bar.update(self.task, completed=self.steps, text=text)
-        first = self.steps == self.first_step + 1
-        if not self.console.is_terminal and (first or self.steps % max(self.total_steps // 10, 1) == 0):
-            left = self.seconds / self.steps * (self.total_steps - self.steps)
-            self.console.print(f"step {self.steps}/{self.total_steps}  {text}  {left:.0f} s left")
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        """Leave the finished bar on the screen."""
-        self.bar.stop()
-
-    def on_exception(self, trainer, pl_module, exception) -> None:
-        """Give the terminal back."""
-        self.bar.stop()
+        self.metrics.write(self.row)

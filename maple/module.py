@@ -66,6 +66,10 @@ class FineTuning(LightningModule):
         self.window, self.window_loss, self.window_tokens = [], 0.0, 0
         self.changing = True
 
+    def cpu(self) -> FineTuning:
+        """Stay on the device. Lightning brings a model home after each phase, and here the next one follows at once."""
+        return self
+
     def optimizer_step(self, *args, **kwargs) -> None:
         """Lightning's, counted."""
         super().optimizer_step(*args, **kwargs)

@@ -15,7 +15,8 @@ from maple.lock import NAME as LOCK
 from maple.lock import locked
 
 RUNS = Path("runs")
-CONFIG, CHECKPOINTS, SUMMARY = "config.yaml", "checkpoints", "summary.json"  # the first in a run's folder, and the last
+# in the folder of a run, in the order in which they come
+CONFIG, METRICS, CHECKPOINTS, SUMMARY = "config.yaml", "metrics.csv", "checkpoints", "summary.json"
 
 
 def check_out(out: str | None, resume: bool = False) -> None:

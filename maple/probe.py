@@ -52,12 +52,16 @@ def compare_kernels(model, batch: Batch) -> int:
     names = {id(layer): path for path, layer in lora_layers(model).items()}
     for layer in lora_layers(model).values():
         hooks.append(layer.register_forward_pre_hook(before))
+    device = batch["input_ids"].device
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             model.base_model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
+        naive.forget_buffers()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # the comparison is no part of what training takes
     return len(compared)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
 from maple import summary
@@ -22,16 +23,17 @@ from maple.checkpoint import Checkpoint, newest, steps, understood
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
 from maple.device import choose_device
+from maple.display import Display
 from maple.durability import Checkpoints, check_same_run
 from maple.errors import InputError, first_line
 from maple.guards import Diverged
 from maple.hub import model_folder
 from maple.loss import Score
 from maple.memory import largest, predict
-from maple.meters import Meters, MetricsFile
+from maple.meters import Meters, MetricsFile, rows_of_steps
 from maple.model import enable_recompute, load_model, read_config
 from maple.module import FineTuning
-from maple.outputs import CHECKPOINTS, CONFIG, write_config
+from maple.outputs import CHECKPOINTS, CONFIG, METRICS, write_config
 from maple.probe import KernelProbe
 from maple.room import advice, size
 from maple.shards import Shards
@@ -66,9 +68,8 @@ class Run:
     def work(self) -> None:
         """The run from its first line to its last."""
         identity = self.identity()
-        found = None
-        if steps(self.out / CHECKPOINTS):  # a run that was stopped before its first begins again
-            found = newest(self.out / CHECKPOINTS)
+        found = self.found() if self.arguments["resume"] else None
+        if found:
             check_same_run(found, identity)
         self.load()
         before = self.resume(found) if found else self.begin()
@@ -80,18 +81,32 @@ class Run:
         record = summary.collect(self.arguments, self.model, self.meters, before, after, self.out)
         summary.show_end(self.console, record, self.out)
 
+    def found(self) -> Checkpoint | None:
+        """The checkpoint to go on from; none of a run that was stopped before its first. Raises InputError."""
+        if steps(self.out / CHECKPOINTS):
+            return newest(self.out / CHECKPOINTS)
+        if rows_of_steps(self.out / METRICS):
+            raise InputError(
+                f"--resume: {self.out / CHECKPOINTS} is empty, but {METRICS} beside it shows steps; bring the "
+                "checkpoints back, or begin a new run"
+            )
+        self.console.print("It was stopped before its first checkpoint, so it begins again.")
+        return None
+
     def identity(self) -> dict:
         """What makes this run this run: a checkpoint of another is not resumed."""
         settings = {name: value for name, value in self.arguments.items() if name not in ("out", "resume")}
         files = Shards(model_folder(self.arguments["model"], self.arguments["revision"]))
         template = template_text(self.arguments["template"], self.tokenizer)
+        computing = {"device": self.device, "precision": self.dtype, "threads": torch.get_num_threads()}
+        computing = {name: str(value) for name, value in computing.items()}
         return {
             "config": settings,
             "model": files.fingerprint(),
             "data": self.instructions.digests(),
             "template": sha256(template.encode()).hexdigest(),
             "tokenizer": sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-            "versions": summary.versions() | {"device": str(self.device), "threads": str(torch.get_num_threads())},
+            "versions": summary.versions() | computing,
         }
 
     def load(self) -> None:
@@ -144,8 +159,8 @@ class Run:
 
     def open_metrics(self, keep_bytes: int = 0) -> None:
         """metrics.csv, and the meters that write to it."""
-        self.metrics = MetricsFile(self.out / "metrics.csv", self.instructions.languages, keep_bytes)
-        self.meters = Meters(self.console, self.metrics, self.total_steps)
+        self.metrics = MetricsFile(self.out / METRICS, self.instructions.languages, keep_bytes)
+        self.meters = Meters(self.metrics)
 
     def train(self, found: Checkpoint | None, identity: dict, before: dict[str, Score]) -> None:
         """Train what is left. An InputError names the last checkpoint, and for a NaN the samples that are to blame."""
@@ -164,11 +179,13 @@ class Run:
             return
         self.model.train()
         try:
-            trainer = self.trainer([KernelProbe(), self.meters, checkpoints], logs=True)
+            display = Display(self.console, self.meters, self.total_steps)
+            trainer = self.trainer([KernelProbe(), self.meters, checkpoints, display], logs=True)
             trainer.fit(self.module, self.instructions.train_dataloader())
         except InputError as error:
             blame = f"; {self.blame(error)}" if isinstance(error, Diverged) else ""
-            raise InputError(f"{error}{blame}; the last good checkpoint is {checkpoints.last}") from error
+            last = f"; the last good checkpoint is {checkpoints.last}" if checkpoints.last else ""
+            raise InputError(f"{error}{blame}{last}") from error
 
     def blame(self, error: Diverged) -> str:
         """Which samples are to blame, by file and line."""
@@ -202,6 +219,10 @@ class Run:
         return Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=1,
+            # Under SLURM Lightning would write checkpoints of its own, pickled and with the base, into the first of
+            # these when the job is about to end, and read them back unasked. Ours are enough.
+            default_root_dir=self.out / "none",
+            plugins=[LightningEnvironment()],
             max_epochs=1,
             accumulate_grad_batches=self.arguments["accumulate"],
             gradient_clip_val=GRADIENT_CLIP,
@@ -215,5 +236,6 @@ class Run:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch's GPU or CPU allocator, or Python's, had none left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether an allocator had none left: PyTorch's on a GPU or CPU, CUDA's, cuBLAS', Triton's launch, Python's."""
+    says = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in says)

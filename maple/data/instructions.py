@@ -34,10 +34,6 @@ class Instructions(LightningDataModule):
     ):
         super().__init__()
         check_template(template, tokenizer)
-        if batch_tokens < limits.max_length:
-            raise InputError(
-                f"--batch-tokens {batch_tokens} is less than one row of --max-length {limits.max_length} tokens"
-            )
         self.source, self.limits, self.batch_tokens, self.pad = source, limits, batch_tokens, tokenizer.eos_token_id
         self.samples: dict[str, Samples] = {}
         self.training: dict[str, np.ndarray] = {}  # indices of samples; empty where a language is only measured

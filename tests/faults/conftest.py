@@ -17,7 +17,7 @@ import pytest
 
 import maple.run  # noqa: F401 - so that the children need not
 from maple import cli
-from maple.fit import fit, with_own_flags
+from maple.fit import fit, own_flags
 from maple.tiny.records import instructions
 
 FLAGS = ["--max-steps", "8", "--accumulate", "3", "--dropout", "0.1", "--batch-tokens", "256", "--max-length", "128"]
@@ -39,7 +39,7 @@ class Child:
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
                 warnings.resetwarnings()  # pytest's own, which make errors of them
                 before()
-                cli.main(fit, with_own_flags(flags))
+                cli.main(fit, flags, under=own_flags)
             except SystemExit as leaving:
                 code = leaving.code
             except BaseException:

@@ -117,6 +117,14 @@ def test_a_run_on_a_full_disk_ends_in_one_sentence_and_goes_on_when_there_is_roo
     assert adapter(run) == expected
 
 
+def test_a_sync_that_fails_names_the_file(tmp_path):
+    """Where a quota, or a server on the network, first tells of it."""
+    metrics = MetricsFile(tmp_path / "metrics.csv", ["en"])
+    for sync, name in ((metrics.sync, "metrics.csv"), (lambda: durable.sync_folder(tmp_path), tmp_path.name)):
+        with FullDisk(1, for_good=True), pytest.raises(OSError, match="No space left on device.*" + name):
+            sync()
+
+
 def test_metrics_on_a_full_disk_are_an_error_that_names_the_file(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.csv", ["en"])
     metrics.file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115

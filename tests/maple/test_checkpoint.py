@@ -54,6 +54,13 @@ def test_the_last_ones_are_kept(tmp_path):
     assert len(os.listdir(tmp_path)) == 3
 
 
+def test_a_later_one_that_is_there_already_pushes_no_earlier_one_out(tmp_path):
+    """As after a resume from behind damaged ones."""
+    for step in (100, 200, 300, 150):
+        write(tmp_path, step)
+    assert [int(path.name[5:]) for path in checkpoint.steps(tmp_path)] == [100, 150, 200, 300]
+
+
 @pytest.mark.parametrize("steps", [0, 3])
 def test_adapter_and_optimizer_come_back_bit_for_bit(tmp_path, steps):
     model, optimizer = trained(steps=steps)

@@ -15,7 +15,7 @@ from maple import cli
 from maple.checkpoint import steps
 from maple.durability import random_state, restore_random
 from maple.errors import InputError, InputWarning
-from maple.fit import fit, with_own_flags
+from maple.fit import fit, own_flags
 from maple.tiny.records import instructions
 
 # 9 steps of 3 micro-batches, over more than one epoch; the last group of an epoch is no whole one
@@ -43,7 +43,7 @@ def world(tmp_path_factory):
 
 def command(out, *flags) -> int:
     with pytest.raises(SystemExit) as leaving:
-        cli.main(fit, with_own_flags(["--out", str(out), *flags]))
+        cli.main(fit, ["--out", str(out), *flags], under=own_flags)
     return leaving.value.code
 
 
@@ -185,13 +185,25 @@ def test_nothing_to_resume_is_an_error(world, tmp_path, capsys):
         fit(resume=True)
 
 
-def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(world, tmp_path):
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(world, tmp_path, capsys):
     out = stopped_at(world, tmp_path / "run", 0)
     shutil.rmtree(out / "checkpoints")
+    first_rows = (out / "metrics.csv").read_text().splitlines(keepends=True)[:2]
+    (out / "metrics.csv").write_text("".join(first_rows))
     assert command(out, "--resume") == 0
+    assert "before its first checkpoint, so it begins again" in capsys.readouterr().out
     weights = "adapter/adapter_model.safetensors"
     assert (out / weights).read_bytes() == (world / "whole" / weights).read_bytes()
     assert rows(out) == rows(world / "whole")
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_unnoticed(world, tmp_path, capsys):
+    out = stopped_at(world, tmp_path / "run", 0)
+    shutil.rmtree(out / "checkpoints")
+    before = (out / "metrics.csv").read_bytes()
+    assert command(out, "--resume") == 2
+    assert "checkpoints is empty, but metrics.csv beside it shows steps" in capsys.readouterr().err
+    assert (out / "metrics.csv").read_bytes() == before
 
 
 def test_a_stopped_run_is_not_written_over_and_the_way_on_is_told(world, tmp_path, capsys):
@@ -205,10 +217,10 @@ def test_every_generator_goes_on_where_it_was():
         return random.random(), np.random.rand(), torch.rand(3).tolist(), np.random.randn(), random.gauss()
 
     draw()
-    state = json.loads(json.dumps(random_state()))
+    state = json.loads(json.dumps(random_state(torch.device("cpu"))))
     expected = draw()
     draw()
-    restore_random(state)
+    restore_random(state, torch.device("cpu"))
     assert draw() == expected
 
 

@@ -1,5 +1,6 @@
 """One process at a time in a folder."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -60,6 +61,25 @@ def test_a_lock_whose_name_was_taken_away_meanwhile_is_not_mistaken_for_one(tmp_
     monkeypatch.setattr(fcntl, "flock", removed_first)
     with locked(tmp_path):
         assert (tmp_path / ".lock").exists() and len(calls) == 2
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(InputError, match="its file system has no locks"), claim(str(tmp_path / "run")):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_for_the_owners_name_is_no_reason_not_to_lock(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with locked(tmp_path), pytest.raises(InputError, match="another process is at work"), locked(tmp_path):
+        pass
 
 
 def test_two_runs_with_one_out(tmp_path):
