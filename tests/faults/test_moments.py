@@ -67,6 +67,16 @@ def test_a_second_signal_does_not_end_what_the_first_has_begun_to_save(world, be
     assert child.wait() == 0 and adapter(world / "twice") == undisturbed[0]
 
 
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(world, begin):
+    first = begin("shared")
+    assert first.until(lambda: steps(world / "shared" / "checkpoints"))
+    for flags in ([], ["--resume"]):
+        second = begin("shared", *flags)
+        assert second.wait() == 2
+    assert f"process {first.pid} on" in first.log.read_text() and "is at work in it" in first.log.read_text()
+    assert first.wait() == 0, first.log.read_text()
+
+
 def reader_that_leaves():
     """stdout is a pipe whose reader leaves at the third step."""
     reading, writing = os.pipe()

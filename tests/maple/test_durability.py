@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from maple import cli
+from maple.check import check
 from maple.checkpoint import steps
 from maple.durability import random_state, restore_random
 from maple.errors import InputError, InputWarning
@@ -170,6 +171,13 @@ def test_flags_that_change_no_number_may_change(world, tmp_path):
     assert command(out, "--resume", "--checkpoint-every", "5", "--recompute", "layer") == 0
     weights = "adapter/adapter_model.safetensors"
     assert (out / weights).read_bytes() == (world / "whole" / weights).read_bytes()
+
+
+def test_check_looks_at_the_run_that_would_be_resumed(world, tmp_path, capsys):
+    out = stopped_at(world, tmp_path / "run", 4)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(check, ["--out", str(out), "--resume"], under=own_flags)
+    assert leaving.value.code == 0 and f"Checking tiny on {world / 'data'}" in capsys.readouterr().out
 
 
 def test_nothing_to_resume_is_an_error(world, tmp_path, capsys):
