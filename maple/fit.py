@@ -4,8 +4,8 @@
     python -m maple.fit --model mistralai/Mistral-7B-v0.1 --data bactrian-x-22 --rank 32 --bits 4
     python -m maple.fit --config configs/mistral-7b.yaml --bits 8 --out runs/eight
 
-Everything that can be wrong with flags, files and data is found before weights are read, and nothing is written before
-training begins. What a run leaves behind is listed in the README.
+Everything that can be wrong with flags, files and data is found before weights are read, and a run that ends before its
+training begins leaves nothing behind. What a run leaves is listed in the README.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Run:
     def work(self) -> None:
         """The run from its first line to its last."""
         identity = self.identity()
-        found = self.found() if self.arguments["resume"] else None
+        found = self.last_checkpoint() if self.arguments["resume"] else None
         if found:
             check_same_run(found, identity)
         self.load()
@@ -81,7 +81,7 @@ class Run:
         record = summary.collect(self.arguments, self.model, self.meters, before, after, self.out)
         summary.show_end(self.console, record, self.out)
 
-    def found(self) -> Checkpoint | None:
+    def last_checkpoint(self) -> Checkpoint | None:
         """The checkpoint to go on from; none of a run that was stopped before its first. Raises InputError."""
         if steps(self.out / CHECKPOINTS):
             return newest(self.out / CHECKPOINTS)
