@@ -47,8 +47,8 @@ def check_same_run(found: Checkpoint, now: dict) -> None:
     with understood(found.path):
         then = found.manifest
         same = {flag: then[kind] == now[kind] for flag, kind in PLACES.items()}
-        flags = {*then["config"], *now["config"]} - set(FREE)
-        pairs = [(flag, then["config"].get(flag), now["config"].get(flag)) for flag in sorted(flags)]
+        flags = then["config"].keys() & now["config"].keys() - set(FREE)  # another version may have more or fewer
+        pairs = [(flag, then["config"][flag], now["config"][flag]) for flag in sorted(flags)]
         differing = [f"{flag} {a}, now {b}" for flag, a, b in pairs if a != b and not same.get(flag)]
         for kind in ("model", "data", "template", "tokenizer"):
             if then[kind] != now[kind]:
