@@ -15,11 +15,13 @@ import kernels
 import maple
 from maple import tiny
 from maple.data.packing import TrainingBatches
+from maple.fit import fit
 from maple.live import LiveBytes
 from maple.lora import lora_parameters
 from maple.loss import token_loss
 from maple.memory import PARTS, MicroBatch, largest, predict
 from maple.model import enable_recompute, read_config
+from maple.run import Run
 from maple.shards import Shards
 from tests.conftest import SEED
 
@@ -134,6 +136,32 @@ def test_the_prediction_is_what_a_step_of_a_hundred_million_parameters_takes(ran
     shape = MicroBatch(rows=1, length=32, supervised=20)
     real, found = steps(random_llama, FLAGS | changed, shape), predicted(random_llama, FLAGS | changed, shape)
     assert found.total == pytest.approx(real, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"bits": 16, "rank": 128, "accumulate": 2, "dropout": 0.1}, {"bits": 8, "recompute": "layer"}],
+    ids=["the defaults", "large", "small"],
+)
+def test_the_prediction_is_what_a_whole_run_takes_under_lightning(tmp_path, monkeypatch, flags):
+    """With everything that the trainer, the checkpoints and the meters hold beside the step."""
+    found = []
+    train = Run.train
+
+    def counted(run, *arguments):
+        counter = LiveBytes()
+        for tensor in (*run.model.parameters(), *run.model.buffers()):
+            counter.count(tensor)
+        with counter:
+            train(run, *arguments)
+        inputs = read_config(tiny.BASE), largest(run.instructions.batches), "cpu", torch.float32, Shards(tiny.BASE)
+        found.append((counter.highest, predict(run.arguments, *inputs).total))
+
+    monkeypatch.setattr(Run, "train", counted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fit(languages="en", max_steps=3, out=str(tmp_path / "run"), device="cpu", **flags)
+    ((measured, predicted),) = found
+    assert predicted == pytest.approx(measured, rel=0.02)
 
 
 def test_the_parts_are_what_they_are_called():
