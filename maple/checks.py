@@ -57,7 +57,6 @@ class Checks:
     """The checks in their order; what one finds out the later ones use."""
 
     def __init__(self, arguments: dict):
-
         self.arguments = arguments
         self.console = Console(highlight=False, soft_wrap=True)
         self.problems: list[str] = []
@@ -117,7 +116,6 @@ class Checks:
 
     def flags(self) -> list[str]:
         """Numbers in their ranges, the device, the logger. A number out of range is its default from here on."""
-
         defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
         self.attempt(check_ranges, self.arguments)
         for name, default in defaults.items():
@@ -136,7 +134,6 @@ class Checks:
 
     def model_config(self) -> list[str]:
         """config.json; of a hub id the small files are fetched first."""
-
         name, revision = self.arguments["model"], self.arguments["revision"]
         check_model_name(name, revision)
         self.folder = model_folder(name, revision, weights=False)
@@ -190,7 +187,6 @@ class Checks:
 
     def round_trip(self) -> list[str]:
         """Whether the tokenizer writes each language so that it can be read again."""
-
         self.need(config=self.config)
         self.tokenizer = load_tokenizer(self.folder)
         if not passes(check_template, self.arguments["template"], self.tokenizer):
@@ -215,7 +211,6 @@ class Checks:
 
     def tokens(self) -> list[str]:
         """Tokens of each language and what is cut of them, as fit would read them; --max-length and --batch-tokens."""
-
         self.need(config=self.config)
         window = self.config.max_position_embeddings
         if self.attempt(limits_of, self.arguments, window) is None:
@@ -259,7 +254,6 @@ class Checks:
 
     def disk(self) -> list[str]:
         """Where the run writes, and whether what it leaves there has room."""
-
         self.attempt(check_out, self.arguments["out"], self.arguments["resume"])
         self.need(config=self.config)
         model = model_without_memory(self.arguments, self.config, self.dtype, self.shards)
@@ -280,7 +274,6 @@ class Checks:
 
     def memory(self) -> list[str]:
         """What a training step takes by part, and whether there is as much."""
-
         self.need(config=self.config)
         if self.instructions:
             batches = largest(self.instructions.batches)

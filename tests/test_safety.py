@@ -195,7 +195,7 @@ def test_the_token_cache_is_arrow_and_json(trapped, tmp_path, monkeypatch):
     for name in ("state.json", "dataset_info.json", "data-00000-of-00001.arrow"):
         kept = (tmp_path / "cache" / name).read_bytes()
         (tmp_path / "cache" / name).write_bytes((folder / "model.pkl").read_bytes())
-        with pytest.raises(Exception, match=""):
+        with pytest.raises(Exception):  # noqa: B017 - whichever Arrow has for it
             load_from_disk(tmp_path / "cache")
         (tmp_path / "cache" / name).write_bytes(kept)
     assert not canary.exists()
