@@ -113,4 +113,5 @@ def sweep(folder: Path) -> None:
     """Remove from `folder` what killed processes left of their writing. Only its owner may (`lock.py`)."""
     for kind in (PARTIAL, DISCARDED):
         for path in list(folder.rglob(f".*.*.{kind}")):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            # one inside another is gone with it
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -57,7 +57,9 @@ def test_a_folder_that_fails_half_way_leaves_nothing_and_the_older_one(tmp_path,
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
-    (tmp_path / "checkpoints" / ".step-00000001.77.partial").mkdir(parents=True)
+    half = tmp_path / "checkpoints" / ".step-00000001.77.partial"
+    half.mkdir(parents=True)
+    (half / ".SHA256SUMS.78.partial").touch()  # killed while it wrote a file of the folder
     (tmp_path / ".step-00000000.77.discarded").mkdir()
     (tmp_path / ".config.yaml.77.partial").touch()
     (tmp_path / ".lock").touch()
