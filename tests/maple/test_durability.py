@@ -81,6 +81,23 @@ def test_the_data_go_over_an_epochs_end(world):
     assert places[0] == [0, -1] and places[-1][0] >= 1
 
 
+def test_a_run_over_epochs_whose_last_step_has_fewer_micro_batches(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
+    flags = ["--data", str(world / "data"), *FLAGS, "--max-steps", "null", "--epochs", "2", "--accumulate", "4"]
+    assert command(tmp_path / "whole", *flags) == 0
+    *_, before, last = steps(tmp_path / "whole" / "checkpoints")
+    counts = [json.loads((path / "state.json").read_text())["micro_batches"] for path in (before, last)]
+    assert 0 < counts[1] - counts[0] < 4
+    out = Path(shutil.copytree(tmp_path / "whole", tmp_path / "run"))
+    shutil.rmtree(out / "checkpoints" / last.name)
+    shutil.rmtree(out / "adapter")
+    (out / "summary.json").unlink()
+    assert command(out, "--resume") == 0
+    weights = "adapter/adapter_model.safetensors"
+    assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert rows(out) == rows(tmp_path / "whole")
+
+
 def test_a_checkpoint_has_the_same_size_however_far_the_run_is(world):
     sizes = [sum(p.stat().st_size for p in path.rglob("*.*")) for path in steps(world / "whole" / "checkpoints")][1:]
     assert max(sizes) - min(sizes) < 200  # digits of the counts
