@@ -48,18 +48,27 @@ PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 LARGEST_ALPHA = 1e9  # in use are 1 to 1024; what is beyond float32 would make every logit NaN
 
 
-def save_adapter(model: nn.Module, folder: str | Path, template: str | None = None) -> None:
-    """Write the LoRA layers of a model to `folder` in PEFT's format; each file appears whole or not at all."""
+def adapter_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The A and B of every LoRA layer by the name that they have in an adapter's file."""
+    tensors = {}
+    for path, layer in lora_layers(model).items():
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.lora_a
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.lora_b
+    return tensors
+
+
+def save_adapter(model: nn.Module, folder: str | Path, template: str | None = None) -> dict[str, str]:
+    """Write the LoRA layers of a model to `folder` in PEFT's format; each file appears whole or not at all.
+
+    Returns the SHA-256 of each.
+    """
     layers = lora_layers(model)
     if not layers:
         raise InputError("the model carries no LoRA, so there is no adapter to save; load it with a rank above 0")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     origin = {**getattr(model, "maple", {}), "template": template}
-    tensors = {}
-    for path, layer in layers.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.lora_a
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.lora_b
+    tensors = adapter_tensors(model)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     config = json.dumps(_peft_config(model, layers, origin), indent=2) + "\n"
     partial = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
@@ -71,7 +80,8 @@ def save_adapter(model: nn.Module, folder: str | Path, template: str | None = No
     }
     for name, path in partial.items():
         os.replace(path, folder / name)
-    write_sums(folder, sums)  # until then the older one refuses what is half replaced
+    sums[SUMS] = write_sums(folder, sums)  # until then the older one refuses what is half replaced
+    return sums
 
 
 def _peft_config(model: nn.Module, layers: dict[str, LoRALinear], origin: dict) -> dict:

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from maple import sums
-from maple.adapter import save_adapter
+from maple.adapter import adapter_tensors, save_adapter
 from maple.durable import discard, file_sha256, whole_folder, write_file
 from maple.errors import InputError, InputWarning, first_line, readable
 from maple.jsonfile import read_object
@@ -51,10 +51,10 @@ def write(folder: Path, model, optimizer, template: str, state: dict, identity: 
     """
     path = folder / name_of(state["step"])
     with whole_folder(path) as partial:
-        save_adapter(model, partial / "adapter", template)
-        _write_optimizer(partial / OPTIMIZER, model, optimizer)
-        write_file(partial / STATE, [json.dumps(state).encode()])
-        hashes = {name: file_sha256(partial / name) for name in FILES}  # of what is there, not of what was meant
+        adapter = save_adapter(model, partial / "adapter", template)
+        hashes = {f"adapter/{name}": digest for name, digest in adapter.items()}
+        hashes[OPTIMIZER] = _write_optimizer(partial / OPTIMIZER, model, optimizer)
+        hashes[STATE] = write_file(partial / STATE, [json.dumps(state).encode()])
         manifest = {"format": FORMAT, "step": state["step"], **identity, "trainable": trainable(model), "files": hashes}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         sums.write_sums(partial, {MANIFEST: write_file(partial / MANIFEST, [text.encode()])})
@@ -73,13 +73,13 @@ def trainable(model) -> list[list]:
     return [[name, list(parameter.shape)] for name, parameter in lora_parameters(model)]
 
 
-def _write_optimizer(path: Path, model, optimizer) -> None:
+def _write_optimizer(path: Path, model, optimizer) -> str:
     tensors = {
         f"{key}.{name}": value
         for name, parameter in lora_parameters(model)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    write_tensors(path, {name: list(t.shape) for name, t in tensors.items()}, torch.float32, tensors.__getitem__)
+    return write_tensors(path, {name: list(t.shape) for name, t in tensors.items()}, torch.float32, tensors.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,9 @@ class Checkpoint:
             then, now = self.manifest["trainable"], trainable(model)
             odd = next((pair for pair in zip(then, now, strict=False) if pair[0] != pair[1]), (len(then), len(now)))
             raise InputError(f"{self.path}: it trained other parameters: there {odd[0]}, now {odd[1]}")
-        prefix, ends = "base_model.model.", {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
         with self._tensors(f"adapter/{WEIGHTS}") as file, torch.no_grad():
-            for name, parameter in lora_parameters(model):
-                layer, _, letter = name.rpartition(".")
-                parameter.copy_(file.get_tensor(f"{prefix}{layer}.{ends[letter]}"))
+            for name, parameter in adapter_tensors(model).items():
+                parameter.copy_(file.get_tensor(name))
 
     def restore_optimizer(self, model, optimizer) -> None:
         """Give AdamW its moments and step counts, and each group its learning rate."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from maple.meters import printable
 from maple.model import build_empty, check_config, check_keys, empty_model, read_config
 from maple.outputs import RUNS, check_out
 from maple.room import advice, available_bytes, size
-from maple.shards import INDEX, Shards
+from maple.shards import Shards, announced_bytes
 from maple.tokenizer import load_tokenizer
 from maple.trips import differences
 
@@ -261,8 +260,8 @@ class Checks:
         place = Path(os.path.expanduser(self.arguments["out"] or RUNS)).absolute()
         place = next(folder for folder in (place, *place.parents) if folder.is_dir())
         needed = {place: adapter * (1 + AT_ONCE * CHECKPOINT)}
-        if not self.here and (index := self.folder / INDEX).is_file():
-            needed[self.folder] = int(json.loads(index.read_text()).get("metadata", {}).get("total_size", 0))
+        if not self.here:
+            needed[self.folder] = announced_bytes(self.folder)
         for folder, count in needed.items():
             free = shutil.disk_usage(folder).free
             if count > free:

@@ -46,16 +46,17 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def replace_file(path: Path, text: str) -> None:
-    """A small text file in the place of any older one of that name."""
+def replace_file(path: Path, text: str) -> str:
+    """A small text file in the place of any older one of that name; its SHA-256."""
     partial = _beside(path, PARTIAL)
     try:
-        write_file(partial, [text.encode()])
+        digest = write_file(partial, [text.encode()])
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return digest
 
 
 def sync_folder(folder: Path) -> None:

@@ -89,6 +89,13 @@ class Shards:
         return self._open[self._file_of[name]].get_slice(name)
 
 
+def announced_bytes(folder: Path) -> int:
+    """Bytes of all tensors as the index says, before they are downloaded; 0 where it does not."""
+    metadata = read_object(folder / INDEX).get("metadata") if (folder / INDEX).is_file() else None
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return int(size) if isinstance(size, int | float) and 0 <= size < 2**63 else 0
+
+
 def _read_index(path: Path) -> dict[str, str]:
     weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):

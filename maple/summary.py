@@ -55,8 +55,7 @@ def show_model(console: Console, model, arguments: dict) -> None:
     )
 
 
-# whatever else a checkpoint's generation_config.json asks for; one prompt at a time needs no padding
-GREEDY = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": 0}
+GREEDY = {"do_sample": False, "pad_token_id": 0}  # one prompt at a time needs no padding; the id only ends a warning
 
 
 class Sample(Callback):

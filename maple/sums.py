@@ -12,9 +12,9 @@ NAME = "SHA256SUMS"
 LARGEST = 2**20  # bytes; a line is a hundred
 
 
-def write_sums(folder: Path, sums: dict[str, str]) -> None:
-    """Write {file: SHA-256 in hexadecimal}."""
-    replace_file(folder / NAME, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+def write_sums(folder: Path, sums: dict[str, str]) -> str:
+    """Write {file: SHA-256 in hexadecimal}; the SHA-256 of what was written."""
+    return replace_file(folder / NAME, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def check_sums(folder: Path, files: tuple[str, ...]) -> None:

@@ -3,7 +3,6 @@
 The parent has done the imports, which take longer than the whole run, and computes nothing itself before it forks.
 """
 
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ import pytest
 import maple.run  # noqa: F401 - so that the children need not
 from maple import cli
 from maple.fit import fit, own_flags
-from maple.tiny.records import instructions
+from tests.tiny_data import write_tiny_data
 
 FLAGS = ["--max-steps", "8", "--accumulate", "3", "--dropout", "0.1", "--batch-tokens", "256", "--max-length", "128"]
 FLAGS += ["--rank", "4", "--lr", "0.005", "--checkpoint-every", "2", "--device", "cpu"]
@@ -85,11 +84,7 @@ class Child:
 def world(tmp_path_factory) -> Path:
     """A folder with data of two languages, and caches of its own."""
     folder = tmp_path_factory.mktemp("world")
-    (folder / "data").mkdir()
-    for language in ("en", "de"):
-        records = instructions("tiny", language)[0][:60]
-        lines = [json.dumps({"instruction": r.instruction, "input": r.input, "output": r.output}) for r in records]
-        (folder / "data" / f"{language}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_tiny_data(folder / "data", ("en", "de"), 60)
     os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "TOKENIZERS_PARALLELISM": "false"}
     return folder
 

@@ -17,7 +17,7 @@ from maple.checkpoint import steps
 from maple.durability import random_state, restore_random
 from maple.errors import InputError, InputWarning
 from maple.fit import fit, own_flags
-from maple.tiny.records import instructions
+from tests.tiny_data import write_tiny_data
 
 # 9 steps of 3 micro-batches, over more than one epoch; the last group of an epoch is no whole one
 FLAGS = ["--rank", "4", "--dropout", "0.1", "--accumulate", "3", "--batch-tokens", "256", "--max-length", "128"]
@@ -29,11 +29,7 @@ TIMED = ("tokens_per_second", "memory_bytes")
 def world(tmp_path_factory):
     """Data of two languages, and a run over them of which every checkpoint was kept."""
     folder = tmp_path_factory.mktemp("world")
-    (folder / "data").mkdir()
-    for language in ("en", "sw"):
-        records = instructions("tiny", language)[0][:30]
-        lines = [json.dumps({"instruction": r.instruction, "input": r.input, "output": r.output}) for r in records]
-        (folder / "data" / f"{language}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_tiny_data(folder / "data", ("en", "sw"), 30)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr("maple.checkpoint.KEPT", 99)

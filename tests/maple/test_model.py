@@ -15,7 +15,7 @@ from maple.durable import file_sha256
 from maple.errors import InputError
 from maple.lora import linear_layers, lora_layers
 from maple.origin import CONFIG, WEIGHTS
-from maple.shards import Shards
+from maple.shards import INDEX, Shards, announced_bytes
 from maple.sums import write_sums
 
 SIZES = {
@@ -297,3 +297,22 @@ def test_wrong_arguments_are_refused_before_a_weight_is_read(tmp_path, monkeypat
 def test_a_folder_that_is_not_there():
     with pytest.raises(InputError, match="there is no such folder"):
         maple.load_model("./nowhere")
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        ({"metadata": {"total_size": 13476839424}, "weight_map": {}}, 13476839424),
+        ({"metadata": {"total_size": 1.5e9}}, 1500000000),
+        ({"metadata": {"total_size": "much"}}, 0),
+        ({"metadata": {"total_size": -1}}, 0),
+        ({"metadata": [1]}, 0),
+        ({}, 0),
+        (None, 0),
+    ],
+    ids=str,
+)
+def test_what_an_index_announces_is_believed_where_it_is_a_size(tmp_path, index, expected):
+    if index is not None:
+        (tmp_path / INDEX).write_text(json.dumps(index))
+    assert announced_bytes(tmp_path) == expected
