@@ -16,8 +16,15 @@ class InputError(Exception):
 
 
 def one_line(text: str) -> str:
-    """A message that may quote names from files: what is not printable, line breaks too, is written as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """A message that may quote what files and flags hold: what is not printable is escaped, and a long middle left out.
+
+    A message ends with the remedy and begins with the place, so both ends are kept.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
+
+
+_LONGEST = 4000  # characters, about a screen: what a table of differing settings may take, and a hostile value may not
 
 
 def shown(value: object) -> str:

@@ -109,7 +109,7 @@ def test_exit_codes(capsys):
 
     def unreadable() -> None:
         """Nothing."""
-        open("x" * 5000)  # noqa: SIM115
+        open("x" * 300)  # noqa: SIM115
 
     def lightning_after_ctrl_c() -> None:
         """Nothing."""
@@ -120,7 +120,7 @@ def test_exit_codes(capsys):
 
     assert leave_with(fine, capsys) == (0, "")
     assert leave_with(wrong, capsys) == (2, "error: the file\\x1b[31m is wrong\n")
-    assert leave_with(unreadable, capsys) == (2, f"error: {'x' * 5000}: File name too long\n")
+    assert leave_with(unreadable, capsys) == (2, f"error: {'x' * 300}: File name too long\n")
     assert leave_with(interrupted, capsys)[0] == leave_with(lightning_after_ctrl_c, capsys)[0] == 130
     assert leave_with(terminated, capsys)[0] == 143
 
