@@ -45,7 +45,9 @@ def packed_attention(
         shapes = ", ".join(str(list(t.shape)) for t in (q, k, v))
         raise ValueError(f"q, k and v are {shapes}; [tokens, heads, dim] is needed, heads a multiple of k's and v's")
     if boundaries.dtype != torch.int32 or boundaries.dim() != 1:
-        raise ValueError(f"boundaries are {list(boundaries.shape)} of {boundaries.dtype}; int32 [samples + 1] is needed")
+        raise ValueError(
+            f"boundaries are {list(boundaries.shape)} of {boundaries.dtype}; int32 [samples + 1] is needed"
+        )
     window = window if window is not None and window < longest else 0
     return torch.ops.maple.packed_attention(q, k, v, boundaries, scale, longest, window)[0]
 
@@ -121,11 +123,12 @@ def _flash_on_cpu(q: Tensor, scale: float, window: int, n: int) -> dict | None:
 
 
 LIBRARY.define(
-    "packed_attention(Tensor q, Tensor k, Tensor v, Tensor boundaries, float scale, int longest, int window) -> Tensor[]"
+    "packed_attention(Tensor q, Tensor k, Tensor v, Tensor boundaries, "
+    "float scale, SymInt longest, int window) -> Tensor[]"
 )
 LIBRARY.define(
     "packed_attention_backward(Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor logsumexp, Tensor boundaries, "
-    "float scale, int longest, int window) -> Tensor[]"
+    "float scale, SymInt longest, int window) -> Tensor[]"
 )
 
 
