@@ -193,7 +193,7 @@ def measure(case: Case, names: list[str], ranks: list[int], batches: list[Pair],
     bases = {name: attempt(lambda name=name: PROVIDERS[name].base(case)) for name in names}
     for rank in ranks:
         running = {
-            name: attempt(lambda name=name: PROVIDERS[name].attach(case, bases[name], rank))
+            name: attempt(lambda name=name, rank=rank: PROVIDERS[name].attach(case, bases[name], rank))
             for name in names
             if bases[name] is not None
         }
