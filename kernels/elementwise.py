@@ -44,7 +44,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     scale = torch.empty(rows, dtype=torch.float32, device=x.device)
     block_m, options = _whole_rows(columns)
     rms_norm_kernel[(triton.cdiv(rows, block_m),)](
-        x, weight.contiguous(), y, scale, rows, columns, x.stride(0), eps, BLOCK_M=block_m, **options
+        x,
+        weight.contiguous(),
+        y,
+        scale,
+        rows,
+        columns,
+        x.stride(0),
+        eps,
+        BLOCK_M=block_m,
+        **options,
     )
     return y, scale
 
@@ -82,7 +91,7 @@ def _whole_rows(columns: int) -> tuple[int, dict[str, int]]:
     block_n = triton.next_power_of_2(columns)
     block_m = max(1, TILE // block_n)
     warps = min(MOST_WARPS, 4 * block_m * block_n // TILE)
-    return block_m, {"BLOCK_N": block_n, "num_warps": warps}
+    return block_m, {"BLOCK_N": block_n, "num_warps": warps, "enable_fp_fusion": False}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -129,7 +138,8 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, sign: float) -> tuple
     rotary_kernel[(tokens, batch)](
         q, k, *outs, cos, sin, tokens, heads, k.shape[1], half,
         *q.stride()[:3], *k.stride()[:3], *cos.stride()[:2], sign,
-        BLOCK_H=min(triton.next_power_of_2(heads), max(1, TILE // block_d)), BLOCK_D=block_d, num_warps=4,
+        BLOCK_H=min(triton.next_power_of_2(heads), max(1, TILE // block_d)), BLOCK_D=block_d,
+        num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return outs[0].transpose(1, 2), outs[1].transpose(1, 2)
 
@@ -189,4 +199,4 @@ def swiglu_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
 def _row_pieces(columns: int) -> tuple[int, dict[str, int]]:
     """(pieces of a row of so many numbers, how the kernel is compiled)."""
     block = min(SWIGLU_TILE, triton.next_power_of_2(columns))
-    return triton.cdiv(columns, block), {"BLOCK": block, "num_warps": 4}
+    return triton.cdiv(columns, block), {"BLOCK": block, "num_warps": 4, "enable_fp_fusion": False}

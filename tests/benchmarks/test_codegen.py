@@ -101,6 +101,13 @@ def launches():
     return {launch.name: launch for launch in codegen.launches()}
 
 
+def test_what_lies_between_the_products_moves_16_bytes_at_a_time(launches):
+    for name in ("rms norm bf16", "rms norm backward bf16", "rotary bf16", "swiglu bf16", "swiglu backward bf16"):
+        moves = re.findall(r"(?:ld|st)\.global\S*", codegen.compiled(launches[name], "sm_90").asm["ptx"])
+        # all but what the norm has one of for a row: 1 / rms
+        assert moves.count("ld.global.v4.b32") + moves.count("st.global.v4.b32") >= len(moves) - 1, (name, moves)
+
+
 def test_dequantising_reads_a_word_a_thread_and_writes_16_bytes_without_shared_memory(launches):
     for name in ("dequantize nf4 double bf16", "dequantize nf4 double fp16", "dequantize int8 bf16"):
         kernel = codegen.compiled(launches[name], "sm_90")
