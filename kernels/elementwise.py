@@ -44,17 +44,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     scale = torch.empty(rows, dtype=torch.float32, device=x.device)
     block_m, options = _whole_rows(columns)
     rms_norm_kernel[(triton.cdiv(rows, block_m),)](
-        x,
-        weight.contiguous(),
-        y,
-        scale,
-        rows,
-        columns,
-        x.stride(0),
-        eps,
-        BLOCK_M=block_m,
-        **options,
-    )
+        x, weight.contiguous(), y, scale, rows, columns, x.stride(0), eps, BLOCK_M=block_m, **options,
+    )  # fmt: skip
     return y, scale
 
 
@@ -81,8 +72,8 @@ def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> T
     dx = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
     block_m, options = _whole_rows(columns)
     rms_norm_backward_kernel[(triton.cdiv(rows, block_m),)](
-        dy, x, weight.contiguous(), scale, dx, rows, columns, dy.stride(0), x.stride(0), BLOCK_M=block_m, **options
-    )
+        dy, x, weight.contiguous(), scale, dx, rows, columns, dy.stride(0), x.stride(0), BLOCK_M=block_m, **options,
+    )  # fmt: skip
     return dx
 
 
@@ -164,8 +155,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     pieces, options = _row_pieces(gate.shape[1])
     swiglu_kernel[(gate.shape[0] * pieces,)](
-        gate, up, y, gate.shape[1], pieces, gate.stride(0), up.stride(0), **options
-    )
+        gate, up, y, gate.shape[1], pieces, gate.stride(0), up.stride(0), **options,
+    )  # fmt: skip
     return y
 
 
@@ -191,8 +182,8 @@ def swiglu_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
     d_gate, d_up = (torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) for _ in range(2))
     pieces, options = _row_pieces(gate.shape[1])
     swiglu_backward_kernel[(gate.shape[0] * pieces,)](
-        dy, gate, up, d_gate, d_up, gate.shape[1], pieces, dy.stride(0), gate.stride(0), up.stride(0), **options
-    )
+        dy, gate, up, d_gate, d_up, gate.shape[1], pieces, dy.stride(0), gate.stride(0), up.stride(0), **options,
+    )  # fmt: skip
     return d_gate, d_up
 
 

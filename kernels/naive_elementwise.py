@@ -3,7 +3,7 @@
 Arithmetic is in float32 (float64 stays), results are rounded once to the dtype of what came in. Each has its gradient
 written out, so that autograd keeps what is named here and no small tensor in between. Beside transformers' modules,
 forward and backward in float32 at [1024, 1024] and for SwiGLU at [1024, 2816], in CPU time of one thread of an EPYC
-(medians of paired ratios): RMSNorm 3.4 to 4.3 times as fast, rotary 2.1 to 2.3; SwiGLU as fast, since it computes
+(medians of paired ratios): RMSNorm 3.4 to 4.3 times as fast, rotary 1.8 to 2.3; SwiGLU as fast, since it computes
 silu(gate) twice instead of keeping it.
 
 Over the whole tensor at once: in pieces of rows that stay in the cache two threads wait for each other at every piece,
@@ -63,17 +63,18 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, sign: float) -> tuple
     cos and sin [1 or batch, tokens, head_dim] hold every angle twice, so half of them is enough. Results lie in memory
     as [batch, tokens, heads, head_dim]: as a projection writes q, and as its backward pass reads dq without a copy.
     """
+    cos, sin = (_wide(t).unsqueeze(2) for t in (cos, sin))
+    sin = sin[..., : sin.shape[3] // 2]
     return _turned(q, cos, sin, sign), _turned(k, cos, sin, sign)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    half = x.shape[3] // 2
     wide = _wide(x.transpose(1, 2))
-    cos, sin = (_wide(t).unsqueeze(2) for t in (cos, sin))
     # cos times whole heads and then sin times halves: 1.5 times as fast as four products of halves
-    y = torch.mul(wide, cos, out=torch.empty(wide.shape, dtype=wide.dtype, device=wide.device))
-    y[..., :half].addcmul_(wide[..., half:], sin[..., :half], value=-sign)
-    y[..., half:].addcmul_(wide[..., :half], sin[..., :half], value=sign)
+    y = torch.mul(wide, cos, out=wide.new_empty(wide.shape))
+    (x_1, x_2), (y_1, y_2) = wide.chunk(2, dim=3), y.chunk(2, dim=3)
+    y_1.addcmul_(x_2, sin, value=-sign)
+    y_2.addcmul_(x_1, sin, value=sign)
     return y.to(x.dtype).transpose(1, 2)
 
 
