@@ -1,0 +1,187 @@
+"""Batched generation: the likeliest token or a drawn one, finished texts leaving the batch and waiting ones entering.
+
+    prompts, longest first ->  prefill: a few prompts at once, PREFILL tokens a pass, into free rows of the cache
+                               step:    the newest token of every text in one pass, one more token each
+    a text ends            ->  the last row moves into its place, so the texts of a batch are always its first rows
+
+On a GPU the steps are CUDA graphs (`graphs.py`) of the very `Decoder.step` that a CPU runs. What becomes of a text does
+not depend on its neighbours beyond the rounding of products with more or fewer rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from maple.cache import Cache, hidden_states
+from maple.errors import InputError
+from maple.graphs import Graphs
+from maple.tokenizer import check_vocabulary
+
+PREFILL = 4096  # tokens a pass: enough to read a packed weight rarely, 0.3 GB of activations in a 7B model
+# Of the rows that must be free before waiting prompts enter: every prefill holds up the texts under way for several
+# steps' time, whether it is of one prompt or of a few.
+ADMITTED = 4
+LOOKING = ("dynamic", "longrope")  # rotary embeddings that look at the positions on the CPU, which no graph can hold
+
+
+@dataclass
+class Text:
+    """A prompt and what follows it."""
+
+    index: int  # of the prompt
+    prompt: list[int]
+    room: int  # tokens
+    random: np.random.Generator
+    made: list[int] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Of its newest token, which the model has not seen yet."""
+        return len(self.prompt) + len(self.made) - 1
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    stop: Collection[int] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """The tokens that follow each prompt, up to and with the first one of `stop`.
+
+    temperature   0 takes the likeliest token; else tokens are drawn, for each prompt from numbers of its own that
+                  follow from `seed` and its place in `prompts`
+    batch_size    texts at once; the cache has room for so many of the longest
+    on_token      called with the prompt's place and each of its tokens, as they come
+
+    A text that fills the model's window ends there. Raises InputError for a prompt that leaves it no room.
+    """
+    waiting = [_text(model, index, list(prompt), max_new_tokens, seed) for index, prompt in enumerate(prompts)]
+    if not waiting:
+        return []
+    results = [text.made for text in waiting]
+    waiting.sort(key=lambda text: -len(text.prompt))
+    rows = min(batch_size, len(waiting))
+    decoder, active = Decoder(model, rows, max(len(text.prompt) + text.room for text in waiting)), []
+    with torch.cuda.device_of(decoder.inputs):  # graphs and their streams are made on the current GPU
+        while waiting or active:
+            free = rows - len(active)
+            if waiting and (not active or free >= max(1, rows // ADMITTED)):
+                entering = _prefilled_together(waiting, free)
+                logits = decoder.prefill(len(active), [text.prompt for text in entering])
+                active += entering
+            else:
+                entering = active
+                logits = decoder.advance([text.made[-1] for text in active], [text.position for text in active])
+            for text, token in zip(entering, choose(logits, entering, temperature), strict=True):
+                text.made.append(token)
+                if on_token:
+                    on_token(text.index, token)
+            _leave(active, decoder.cache, stop)
+    return results
+
+
+def _text(model: PreTrainedModel, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> Text:
+    window = model.config.max_position_embeddings
+    if not prompt:
+        raise InputError(f"prompt {index} has no token; begin it with the tokenizer's BOS")
+    if len(prompt) >= window:
+        raise InputError(
+            f"prompt {index} takes {len(prompt)} tokens, which leaves no room in the model's window of {window}"
+        )
+    check_vocabulary(prompt, model.config.vocab_size)
+    # numpy mixes several seeds into one; torch.Generator takes a single one, of which a CPU uses 32 bits
+    return Text(index, prompt, min(max_new_tokens, window - len(prompt)), np.random.default_rng([seed, index]))
+
+
+def _prefilled_together(waiting: list[Text], free: int) -> list[Text]:
+    """Take the next prompts, as many as there are rows for and, padded to the first and longest, fit one pass."""
+    count = max(1, min(free, PREFILL // len(waiting[0].prompt)))
+    entering = waiting[:count]
+    del waiting[:count]
+    return entering
+
+
+def _leave(active: list[Text], cache: Cache, stop: Collection[int]) -> None:
+    """Take finished texts out, from the last row on, so that what moves into a freed row is one that goes on."""
+    for row in reversed(range(len(active))):
+        text = active[row]
+        if text.made[-1] in stop or len(text.made) == text.room:
+            last = active.pop()
+            if row < len(active):
+                active[row] = last
+                cache.move(len(active), row)
+
+
+def choose(logits: Tensor, texts: Sequence[Text], temperature: float) -> list[int]:
+    """The next token of each text from logits [texts, vocabulary].
+
+    A drawn token is where a number drawn from [0, 1) falls in the running sum of the probabilities: one number a text
+    from the CPU, whatever the device and the batch.
+    """
+    if not temperature:
+        return logits.argmax(1).tolist()
+    logits = logits.double()
+    logits = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest stays 0, however low the temperature
+    sums = logits.softmax(1).cumsum(1)
+    drawn = torch.tensor([[text.random.random()] for text in texts], dtype=sums.dtype, device=sums.device)
+    tokens = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # passes over what has no probability
+    return tokens.clamp(max=logits.shape[1] - 1).flatten().tolist()
+
+
+class Decoder:
+    """A model with the cache of `rows` texts of up to `length` tokens."""
+
+    def __init__(self, model: PreTrainedModel, rows: int, length: int):
+        self.model, self.cache = model, Cache(model, rows, length)
+        self.inputs = torch.zeros(2, rows, dtype=torch.long, device=model.device)  # newest token, its position
+        self.slots = torch.arange(length, device=model.device)[None]
+        head, (keys, _) = model.get_output_embeddings(), self.cache.layers[0]
+        # A 16-bit head is turned into what a CPU computes in once, and not at every step.
+        self.head = head.packed.to(keys.dtype), None if head.bias is None else head.bias.to(keys.dtype)
+        captured = model.device.type == "cuda" and model.config.rope_parameters["rope_type"] not in LOOKING
+        self.run = Graphs(self.step, rows, length) if captured else self.step
+
+    def prefill(self, first: int, prompts: list[list[int]]) -> Tensor:
+        """Read prompts into the rows from `first` on; returns the logits [prompts, vocabulary] behind each."""
+        count, longest = len(prompts), max(map(len, prompts))
+        ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts]).to(self.inputs.device)
+        width, last = max(1, PREFILL // count), None
+        for start in range(0, longest, width):
+            end = min(start + width, longest)
+            positions = self.slots[:, start:end].expand(count, -1)
+            past = self.cache.part(slice(first, first + count), end, positions)
+            hidden = hidden_states(self.model, ids[:, start:end], positions, self.slots[:, :end], past=past)
+            if last is None:
+                last = hidden.new_empty(count, hidden.shape[2])
+            ending = [row for row, prompt in enumerate(prompts) if start < len(prompt) <= end]
+            last[ending] = hidden[ending, [len(prompts[row]) - 1 - start for row in ending]]
+        return linear(last, *self.head)
+
+    def advance(self, ids: list[int], positions: list[int]) -> Tensor:
+        """Read one more token of each of the first rows; returns the logits [rows, vocabulary] behind them."""
+        count = len(ids)
+        self.inputs[:, :count] = torch.tensor([ids, positions])
+        return self.run(count, max(positions) + 1)[:count]
+
+    def step(self, rows: int, length: int) -> Tensor:
+        """Read `inputs` of the first `rows`, with the first `length` slots before them.
+
+        Called again it writes the same into the same slots. Rows that no text has any more may be among them: their
+        old tokens are written into their old slots.
+        """
+        ids, positions = self.inputs[:, :rows, None]
+        past = self.cache.part(slice(0, rows), length, positions)
+        hidden = hidden_states(self.model, ids, positions, self.slots[:, :length], past=past)
+        return linear(hidden[:, 0], *self.head)
