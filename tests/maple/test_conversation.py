@@ -26,9 +26,8 @@ def tokenizer(request, real):
 def streamed(tokenizer, ids):
     pieces = []
     streamer = Streamer(tokenizer, pieces.append)
-    streamer.put(torch.tensor([[1, 5, 6]]))  # the prompt
     for token in ids:
-        streamer.put(torch.tensor([token]))
+        streamer.put(token)
     streamer.end()
     return pieces, streamer
 
