@@ -1,4 +1,4 @@
-"""The two that `train.py` lets run: a model with random weights as maple trains it, and as peft's users train it.
+"""Those that `train.py` and `decode.py` let run: a model with random weights as maple has it, and as its peers do.
 
 Weights are made on the device, one layer at a time, from a seed that is their name: both have the same ones, and the
 16-bit model never exists as a whole. With B = 0 both have the same loss before training, which the table shows.
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 
 import kernels
 from maple.data.packing import Batch
@@ -55,8 +55,8 @@ def random_weight(name: str, shape: torch.Size, device: torch.device, dtype: tor
     return torch.randn(shape, generator=generator, device=device, dtype=dtype).mul_(STD)
 
 
-def ours(config: LlamaConfig, bits: int, rank: int, device: torch.device, dtype: torch.dtype) -> Contestant:
-    """The model of `maple.load_model`, and the step that Lightning takes with `maple.module` in `maple.fit`."""
+def packed_by_maple(config: LlamaConfig, bits: int, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of `maple.load_model` without LoRA, of random weights."""
     model = empty_model(config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
 
@@ -68,6 +68,12 @@ def ours(config: LlamaConfig, bits: int, rank: int, device: torch.device, dtype:
         return weight if bits == 16 else kernels.quantize(weight, bits, block_size=64, double_quant=True)
 
     fill_model(model, stored, pack, device, dtype)
+    return model
+
+
+def ours(config: LlamaConfig, bits: int, rank: int, device: torch.device, dtype: torch.dtype) -> Contestant:
+    """The model of `maple.load_model`, and the step that Lightning takes with `maple.module` in `maple.fit`."""
+    model = packed_by_maple(config, bits, device, dtype)
     add_lora(model, rank)
     model.train()
     module = FineTuning(model, lr=LEARNING_RATE, schedule="constant", warmup_steps=0, total_steps=1, languages=[])
@@ -107,7 +113,7 @@ def peers(config: LlamaConfig, rank: int, device: torch.device, dtype: torch.dty
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    base = packed_by_bitsandbytes(config, device, dtype)
+    base = of_transformers(config, 4, device, dtype)
     base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)  # comes with Contestant.recompute
     lora = LoraConfig(
         r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules="all-linear", bias="none", task_type="CAUSAL_LM"
@@ -131,20 +137,14 @@ def peers(config: LlamaConfig, rank: int, device: torch.device, dtype: torch.dty
     return Contestant(provider, model, partial(enable_recompute, base), update)
 
 
-def packed_by_bitsandbytes(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """What transformers makes of load_in_4bit with nf4 and double quantisation, of random weights."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
+def of_transformers(config: LlamaConfig, bits: int, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """What transformers loads, of random weights: bits 4 is load_in_4bit with nf4 and double quantisation, 16 plain."""
     model = empty_model(config)
     head = model.get_output_embeddings()
     for path, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and module is not head:
-            shape = module.weight.shape
-            layer = Linear4bit(*reversed(shape), bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
-            weight = random_weight(f"{path}.weight", shape, device, dtype)
-            # packs on the way to the device
-            layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=layer).to(device)
-            model.set_submodule(path, layer)
+        if bits == 4 and isinstance(module, nn.Linear) and module is not head:
+            weight = random_weight(f"{path}.weight", module.weight.shape, device, dtype)
+            model.set_submodule(path, packed_by_bitsandbytes(weight))
             continue
         for name, parameter in list(module.named_parameters(recurse=False)):
             value = random_weight(f"{path}.{name}", parameter.shape, device, dtype)
@@ -152,5 +152,16 @@ def packed_by_bitsandbytes(config: LlamaConfig, device: torch.device, dtype: tor
         if list(module.buffers(recurse=False)):  # rotary frequencies, as in maple.model
             module.to_empty(device=device, recurse=False)
             model._init_weights(module)
-    model.is_loaded_in_4bit = True  # where peft looks
+    model.is_loaded_in_4bit = bits == 4  # where peft looks
     return model
+
+
+def packed_by_bitsandbytes(weight: Tensor) -> nn.Module:
+    """A linear layer of bitsandbytes, where the weight is and computing in its dtype."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    out, columns = weight.shape
+    layer = Linear4bit(columns, out, bias=False, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+    # packs on the way to the device
+    layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=layer).to(weight.device)
+    return layer

@@ -9,8 +9,9 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from maple.data.prompts import prompt_ids
-from maple.decoding import generate
+from maple.decoding import Decoder
 from maple.errors import InputError
+from maple.graphs import power_of_two
 from maple.tokenizer import check_vocabulary, stop_ids
 
 
@@ -24,6 +25,7 @@ class Conversation:
     max_tokens: int  # of one answer
     temperature: float  # 0: the likeliest token
     turns: list[str] = field(default_factory=list)  # the user's and the model's in alternation
+    decoder: Decoder | None = None  # kept for the next answer
 
     def answer(self, text: str, write: Callable[[str], None]) -> str | None:
         """Give the answer to `write` piece by piece; returns why it was cut, None where it ended by itself.
@@ -37,7 +39,10 @@ class Conversation:
         streamer = Streamer(self.tokenizer, write)
         # a seed an answer: what is asked twice may be answered differently, and all follows from torch.manual_seed
         seed = torch.randint(2**62, ()).item()
-        generate(self.model, [ids], room, stop, self.temperature, seed, on_token=lambda _, token: streamer.put(token))
+        if self.decoder is None or self.decoder.cache.length < len(ids) + room:
+            length = min(window, power_of_two(len(ids) + room))  # the next turn is longer, and may still fit
+            self.decoder = Decoder(self.model, 1, length)
+        self.decoder.generate([ids], room, stop, self.temperature, seed, lambda _, token: streamer.put(token))
         streamer.end()
         self.turns = [*turns, streamer.text]
         if streamer.ids[-1] in stop:

@@ -47,7 +47,6 @@ class Text:
         return len(self.prompt) + len(self.made) - 1
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
@@ -67,81 +66,19 @@ def generate(
 
     A text that fills the model's window ends there. Raises InputError for a prompt that leaves it no room.
     """
-    waiting = [_text(model, index, list(prompt), max_new_tokens, seed) for index, prompt in enumerate(prompts)]
-    if not waiting:
+    if not prompts:
         return []
-    results = [text.made for text in waiting]
-    waiting.sort(key=lambda text: -len(text.prompt))
-    rows = min(batch_size, len(waiting))
-    decoder, active = Decoder(model, rows, max(len(text.prompt) + text.room for text in waiting)), []
-    with torch.cuda.device_of(decoder.inputs):  # graphs and their streams are made on the current GPU
-        while waiting or active:
-            free = rows - len(active)
-            if waiting and (not active or free >= max(1, rows // ADMITTED)):
-                entering = _prefilled_together(waiting, free)
-                logits = decoder.prefill(len(active), [text.prompt for text in entering])
-                active += entering
-            else:
-                entering = active
-                logits = decoder.advance([text.made[-1] for text in active], [text.position for text in active])
-            for text, token in zip(entering, choose(logits, entering, temperature), strict=True):
-                text.made.append(token)
-                if on_token:
-                    on_token(text.index, token)
-            _leave(active, decoder.cache, stop)
-    return results
-
-
-def _text(model: PreTrainedModel, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> Text:
-    window = model.config.max_position_embeddings
-    if not prompt:
-        raise InputError(f"prompt {index} has no token; begin it with the tokenizer's BOS")
-    if len(prompt) >= window:
-        raise InputError(
-            f"prompt {index} takes {len(prompt)} tokens, which leaves no room in the model's window of {window}"
-        )
-    check_vocabulary(prompt, model.config.vocab_size)
-    # numpy mixes several seeds into one; torch.Generator takes a single one, of which a CPU uses 32 bits
-    return Text(index, prompt, min(max_new_tokens, window - len(prompt)), np.random.default_rng([seed, index]))
-
-
-def _prefilled_together(waiting: list[Text], free: int) -> list[Text]:
-    """Take the next prompts, as many as there are rows for and, padded to the first and longest, fit one pass."""
-    count = max(1, min(free, PREFILL // len(waiting[0].prompt)))
-    entering = waiting[:count]
-    del waiting[:count]
-    return entering
-
-
-def _leave(active: list[Text], cache: Cache, stop: Collection[int]) -> None:
-    """Take finished texts out, from the last row on, so that what moves into a freed row is one that goes on."""
-    for row in reversed(range(len(active))):
-        text = active[row]
-        if text.made[-1] in stop or len(text.made) == text.room:
-            last = active.pop()
-            if row < len(active):
-                active[row] = last
-                cache.move(len(active), row)
-
-
-def choose(logits: Tensor, texts: Sequence[Text], temperature: float) -> list[int]:
-    """The next token of each text from logits [texts, vocabulary].
-
-    A drawn token is where a number drawn from [0, 1) falls in the running sum of the probabilities: one number a text
-    from the CPU, whatever the device and the batch.
-    """
-    if not temperature:
-        return logits.argmax(1).tolist()
-    logits = logits.double()
-    logits = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest stays 0, however low the temperature
-    sums = logits.softmax(1).cumsum(1)
-    drawn = torch.tensor([[text.random.random()] for text in texts], dtype=sums.dtype, device=sums.device)
-    tokens = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # passes over what has no probability
-    return tokens.clamp(max=logits.shape[1] - 1).flatten().tolist()
+    longest = min(max(map(len, prompts)) + max_new_tokens, model.config.max_position_embeddings)
+    decoder = Decoder(model, min(batch_size, len(prompts)), longest)
+    return decoder.generate(prompts, max_new_tokens, stop, temperature, seed, on_token)
 
 
 class Decoder:
-    """A model with the cache of `rows` texts of up to `length` tokens."""
+    """A model with the cache of `rows` texts of up to `length` tokens, and on a GPU the graphs of its steps.
+
+    Who generates often keeps one: graphs are captured once. They hold the model as it is, so an adapter that is loaded
+    later needs a new one.
+    """
 
     def __init__(self, model: PreTrainedModel, rows: int, length: int):
         self.model, self.cache = model, Cache(model, rows, length)
@@ -151,7 +88,60 @@ class Decoder:
         # A 16-bit head is turned into what a CPU computes in once, and not at every step.
         self.head = head.packed.to(keys.dtype), None if head.bias is None else head.bias.to(keys.dtype)
         captured = model.device.type == "cuda" and model.config.rope_parameters["rope_type"] not in LOOKING
-        self.run = Graphs(self.step, rows, length) if captured else self.step
+        self.graphs = Graphs(rows, length) if captured else None
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        stop: Collection[int] = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[list[int]]:
+        """`generate`, at most so many texts at once and so long as the cache has room for."""
+        waiting = [self._text(index, list(prompt), max_new_tokens, seed) for index, prompt in enumerate(prompts)]
+        results, active = [text.made for text in waiting], []
+        waiting.sort(key=lambda text: -len(text.prompt))
+        with torch.cuda.device_of(self.inputs):  # graphs and their streams are made on the current GPU
+            while waiting or active:
+                free = self.cache.rows - len(active)
+                if waiting and (not active or free >= max(1, self.cache.rows // ADMITTED)):
+                    entering = _prefilled_together(waiting, free)
+                    logits = self.prefill(len(active), [text.prompt for text in entering])
+                    active += entering
+                else:
+                    entering = active
+                    logits = self.advance([text.made[-1] for text in active], [text.position for text in active])
+                for text, token in zip(entering, choose(logits, entering, temperature), strict=True):
+                    text.made.append(token)
+                    if on_token:
+                        on_token(text.index, token)
+                self._leave(active, stop)
+        return results
+
+    def _text(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> Text:
+        window = self.model.config.max_position_embeddings
+        if not prompt:
+            raise InputError(f"prompt {index} has no token; begin it with the tokenizer's BOS")
+        if len(prompt) >= min(window, self.cache.length):
+            limit = f"the model's window of {window}" if len(prompt) >= window else f"a cache of {self.cache.length}"
+            raise InputError(f"prompt {index} takes {len(prompt)} tokens, which leaves no room in {limit}")
+        check_vocabulary(prompt, self.model.config.vocab_size)
+        room = min(max_new_tokens, min(window, self.cache.length) - len(prompt))
+        # numpy mixes several seeds into one; torch.Generator takes a single one, of which a CPU uses 32 bits
+        return Text(index, prompt, room, np.random.default_rng([seed, index]))
+
+    def _leave(self, active: list[Text], stop: Collection[int]) -> None:
+        """Take finished texts out, from the last row on, so that what moves into a freed row is one that goes on."""
+        for row in reversed(range(len(active))):
+            text = active[row]
+            if text.made[-1] in stop or len(text.made) == text.room:
+                last = active.pop()
+                if row < len(active):
+                    active[row] = last
+                    self.cache.move(len(active), row)
 
     def prefill(self, first: int, prompts: list[list[int]]) -> Tensor:
         """Read prompts into the rows from `first` on; returns the logits [prompts, vocabulary] behind each."""
@@ -173,7 +163,10 @@ class Decoder:
         """Read one more token of each of the first rows; returns the logits [rows, vocabulary] behind them."""
         count = len(ids)
         self.inputs[:, :count] = torch.tensor([ids, positions])
-        return self.run(count, max(positions) + 1)[:count]
+        length = max(positions) + 1
+        if self.graphs:
+            return self.graphs.run(self.step, count, length)[:count]
+        return self.step(count, length)
 
     def step(self, rows: int, length: int) -> Tensor:
         """Read `inputs` of the first `rows`, with the first `length` slots before them.
@@ -185,3 +178,27 @@ class Decoder:
         past = self.cache.part(slice(0, rows), length, positions)
         hidden = hidden_states(self.model, ids, positions, self.slots[:, :length], past=past)
         return linear(hidden[:, 0], *self.head)
+
+
+def _prefilled_together(waiting: list[Text], free: int) -> list[Text]:
+    """Take the next prompts, as many as there are rows for and, padded to the first and longest, fit one pass."""
+    count = max(1, min(free, PREFILL // len(waiting[0].prompt)))
+    entering = waiting[:count]
+    del waiting[:count]
+    return entering
+
+
+def choose(logits: Tensor, texts: Sequence[Text], temperature: float) -> list[int]:
+    """The next token of each text from logits [texts, vocabulary].
+
+    A drawn token is where a number drawn from [0, 1) falls in the running sum of the probabilities: one number a text
+    from the CPU, whatever the device and the batch.
+    """
+    if not temperature:
+        return logits.argmax(1).tolist()
+    logits = logits.double()
+    logits = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest stays 0, however low the temperature
+    sums = logits.softmax(1).cumsum(1)
+    drawn = torch.tensor([[text.random.random()] for text in texts], dtype=sums.dtype, device=sums.device)
+    tokens = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)  # passes over what has no probability
+    return tokens.clamp(max=logits.shape[1] - 1).flatten().tolist()

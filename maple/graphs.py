@@ -17,46 +17,46 @@ SHORTEST = 64  # slots
 
 
 class Graphs:
-    """`step(rows, length)` for at most `rows` and `length`, captured for each bucket when it is first needed.
+    """Steps for at most `rows` and `length`, captured for each bucket when it is first needed."""
 
-    `step` must give the same however often it is called, and wait for nothing: no `.item()`, no shape from data.
-    """
-
-    def __init__(self, step: Callable[[int, int], Tensor], rows: int, length: int):
-        self.step, self.rows, self.length = step, rows, length
+    def __init__(self, rows: int, length: int):
+        self.rows, self.length = rows, length
         self.captured: dict[tuple[int, int], tuple[Callable[[], None], Tensor]] = {}
         self.stream = self.pool = None
 
-    def __call__(self, rows: int, length: int) -> Tensor:
-        """What `step` returns, in memory that the next call of the same bucket overwrites."""
-        bucket = min(row_bucket(rows), self.rows), min(length_bucket(length), self.length)
+    def run(self, step: Callable[[int, int], Tensor], rows: int, length: int) -> Tensor:
+        """What `step(rows, length)` returns, in memory that the next call of the same bucket overwrites.
+
+        `step` must give the same however often it is called, and wait for nothing: no `.item()`, no shape from data.
+        """
+        bucket = min(power_of_two(rows), self.rows), min(length_bucket(length), self.length)
         if bucket not in self.captured:
-            self.captured[bucket] = self.capture(*bucket)
+            self.captured[bucket] = self.capture(step, *bucket)
         replay, result = self.captured[bucket]
         replay()
         return result
 
-    def capture(self, rows: int, length: int) -> tuple[Callable[[], None], Tensor]:
+    def capture(self, step: Callable[[int, int], Tensor], rows: int, length: int) -> tuple[Callable[[], None], Tensor]:
         """(what replays a step, where its result then is)."""
         if self.stream is None:  # one memory for all graphs: nothing of one is needed after another has run
             self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             for _ in range(WARM_UP):
-                self.step(rows, length)
+                step(rows, length)
         torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            result = self.step(rows, length)
+            result = step(rows, length)
         return graph.replay, result
 
 
-def row_bucket(rows: int) -> int:
-    """The next power of two."""
-    return 1 << (rows - 1).bit_length()
+def power_of_two(number: int) -> int:
+    """The next one from a number on."""
+    return 1 << (number - 1).bit_length()
 
 
 def length_bucket(length: int) -> int:
     """The next of 64, 80, 96, 112, 128, 160, ...: four to a doubling, so at most a fifth of what is read is unused."""
-    step = max(SHORTEST, row_bucket(length)) // 8
+    step = max(SHORTEST, power_of_two(length)) // 8
     return max(SHORTEST, -(-length // step) * step)

@@ -8,7 +8,7 @@ import maple
 from maple import decoding
 from maple.decoding import Decoder, Text, choose, generate
 from maple.errors import InputError
-from maple.graphs import Graphs, length_bucket, row_bucket
+from maple.graphs import Graphs, length_bucket, power_of_two
 from tests.maple.test_likelihood import FAMILIES, loaded
 
 LENGTHS = [7, 1, 40, 13, 2, 25, 7, 3]
@@ -32,12 +32,12 @@ def theirs(model, prompt, count, stop=None):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_greedy_tokens_are_those_of_transformers(tmp_path, prompts, family, batch_size):
+def test_greedy_tokens_are_those_of_transformers(tmp_path, prompts, family):
     """In float64, where no two logits are as near as rounding; windows of 5 tokens are full soon."""
     model = loaded(tmp_path, family)
     expected = [theirs(model, prompt, 30) for prompt in prompts]
-    assert generate(model, prompts, 30, batch_size=batch_size) == expected
+    for batch_size in (1, 3, 8):
+        assert generate(model, prompts, 30, batch_size=batch_size) == expected
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
@@ -125,6 +125,14 @@ def test_a_prompt_that_does_not_fit(tmp_path, prompt, words):
         generate(loaded(tmp_path), [[1], prompt], 5)
 
 
+def test_a_decoder_is_used_again_and_has_only_so_much_room(tmp_path, prompts):
+    decoder = Decoder(loaded(tmp_path), 3, 45)
+    first, again = (decoder.generate(prompts, 30) for _ in range(2))
+    assert first == again and list(map(len, first)) == [min(30, 45 - length) for length in LENGTHS]
+    with pytest.raises(InputError, match="prompt 0 takes 45 tokens, which leaves no room in a cache of 45"):
+        decoder.generate([[1] * 45], 5)
+
+
 def test_no_prompts_no_texts(tmp_path):
     assert generate(loaded(tmp_path), [], 5) == []
 
@@ -200,9 +208,9 @@ def test_a_step_has_fixed_shapes_and_waits_for_nothing(tmp_path, family):
 class Played(Graphs):
     """Graphs without a GPU: a replay runs the captured bucket and leaves the result where the capture left it."""
 
-    def capture(self, rows, length):
-        result = torch.full_like(self.step(rows, length), torch.nan)
-        return lambda: result.copy_(self.step(rows, length)), result
+    def capture(self, step, rows, length):
+        result = torch.full_like(step(rows, length), torch.nan)
+        return lambda: result.copy_(step(rows, length)), result
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -215,8 +223,8 @@ def test_steps_in_buckets_give_the_same_texts(tmp_path, prompts, family, monkeyp
     class Bucketed(Decoder):
         def __init__(self, model, rows, length):
             super().__init__(model, rows, length)
-            self.run = Played(self.step, rows, length)
-            runs.append(self.run)
+            self.graphs = Played(rows, length)
+            runs.append(self.graphs)
 
     monkeypatch.setattr(decoding, "Decoder", Bucketed)
     for batch_size in (1, 3, 7):
@@ -226,7 +234,7 @@ def test_steps_in_buckets_give_the_same_texts(tmp_path, prompts, family, monkeyp
 
 
 def test_buckets():
-    assert [row_bucket(rows) for rows in (1, 2, 3, 5, 16, 17)] == [1, 2, 4, 8, 16, 32]
+    assert [power_of_two(rows) for rows in (1, 2, 3, 5, 16, 17)] == [1, 2, 4, 8, 16, 32]
     lengths = [length_bucket(length) for length in (1, 64, 65, 81, 129, 1000, 1025, 4096)]
     assert lengths == [64, 64, 80, 96, 160, 1024, 1280, 4096]
     assert all(length <= length_bucket(length) <= max(64, 1.25 * length) for length in range(1, 5000))
@@ -263,10 +271,15 @@ def test_a_capture_warms_up_on_its_stream_and_returns_what_a_replay_fills(monkey
     }
     for name, function in played.items():
         monkeypatch.setattr(torch.cuda, name, function)
-    graphs = Graphs(lambda rows, length: (log.append(f"step {rows} {length}"), (rows, length))[1], 6, 1000)
-    assert graphs(3, 70) == graphs(4, 80) == (4, 80)
+
+    def step(rows, length):
+        log.append(f"step {rows} {length}")
+        return rows, length
+
+    graphs = Graphs(6, 1000)
+    assert graphs.run(step, 3, 70) == graphs.run(step, 4, 80) == (4, 80)
     warm = ["side {", "step 4 80", "step 4 80", "}"]
     first = ["side waits for current", *warm, "current waits for side", "capture in pool on side {", "step 4 80", "}"]
     assert log == ["new stream", "new pool", *first, "replay", "replay"]
-    assert graphs(5, 999) == (6, 1000)
+    assert graphs.run(step, 5, 999) == (6, 1000)
     assert "new stream" not in log[len(first) + 4 :]
