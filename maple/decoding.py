@@ -64,7 +64,8 @@ def generate(
     batch_size    texts at once; the cache has room for so many of the longest
     on_token      called with the prompt's place and each of its tokens, as they come
 
-    A text that fills the model's window ends there. Raises InputError for a prompt that leaves it no room.
+    A text that fills the model's window ends there. The model is taken as it stands: after training, `model.eval()`
+    turns its dropout off. Raises InputError for a prompt that leaves no room in the window.
     """
     if not prompts:
         return []
@@ -87,7 +88,7 @@ class Decoder:
         head, (keys, _) = model.get_output_embeddings(), self.cache.layers[0]
         # A 16-bit head is turned into what a CPU computes in once, and not at every step.
         self.head = head.packed.to(keys.dtype), None if head.bias is None else head.bias.to(keys.dtype)
-        captured = model.device.type == "cuda" and model.config.rope_parameters["rope_type"] not in LOOKING
+        captured = model.config.rope_parameters["rope_type"] not in LOOKING and model.device.type == "cuda"
         self.graphs = Graphs(rows, length) if captured else None
 
     @torch.no_grad()

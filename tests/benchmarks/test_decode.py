@@ -49,12 +49,13 @@ def test_a_dry_run_without_bitsandbytes_skips_the_peer_and_writes_nothing(quick,
     assert "skipped: ModuleNotFoundError" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bits", [4, 16])
-def test_both_contestants_write_the_same_tokens(bits):
+@pytest.mark.parametrize(("bits", "static"), [(4, False), (16, False), (16, True)])
+def test_both_contestants_write_the_same_tokens(bits, static):
     mine = decode.ours(CONFIG, bits, CPU, torch.float32, 2, 40)
-    peer = decode.theirs(CONFIG, bits, CPU, torch.float32)
+    peer = decode.theirs(CONFIG, bits, CPU, torch.float32, static, 40)
     prompts = [list(range(16)), list(range(100, 116))]  # the same in every run: random weights are not sure of a token
-    made, expected = mine.generate(prompts, 12), peer.generate(prompts, 12)[:, 16:].tolist()
+    for _ in range(2):  # the second call finds both caches used
+        made, expected = mine.generate(prompts, 12), peer.generate(prompts, 12)[:, 16:].tolist()
     # a few of its nested absmax codes are not the nearest on a CPU, so a later token may be another
     shown = 12 if bits == 16 else 1
     assert [text[:shown] for text in made] == [text[:shown] for text in expected]
