@@ -35,12 +35,12 @@ def theirs(model, prompt, count, stop=None):
 def test_greedy_tokens_are_those_of_transformers(tmp_path, prompts, family):
     """In float64, where no two logits are as near as rounding; windows of 5 tokens are full soon."""
     model = loaded(tmp_path, family)
-    expected = [theirs(model, prompt, 30) for prompt in prompts]
+    expected = [theirs(model, prompt, 20) for prompt in prompts]
     for batch_size in (1, 3, 8):
-        assert generate(model, prompts, 30, batch_size=batch_size) == expected
+        assert generate(model, prompts, 20, batch_size=batch_size) == expected
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", [4, 16])
 def test_greedy_tokens_in_float32(stories, bits):
     """A trained model is surer of its tokens than rounding is large."""
     model = maple.load_model(stories.as_posix(), bits=bits, rank=0)
@@ -205,6 +205,19 @@ def test_a_step_has_fixed_shapes_and_waits_for_nothing(tmp_path, family):
         torch.testing.assert_close(compiled(4, 16), decoder.step(4, 16))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_a_step_touches_nothing_on_the_cpu(tmp_path, family, bits):
+    """On a device without values another device's tensor is an error, and so is asking for a value, as in a capture."""
+    decoder = Decoder(loaded(tmp_path, family, bits).to("meta"), 4, 64)
+    logits = decoder.step(3, 32)
+    assert logits.is_meta and logits.shape == (3, 99)
+    decoder.inputs = torch.zeros(2, 4, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="device"):
+        decoder.step(3, 32)
+
+
 class Played(Graphs):
     """Graphs without a GPU: a replay runs the captured bucket and leaves the result where the capture left it."""
 
@@ -213,7 +226,7 @@ class Played(Graphs):
         return lambda: result.copy_(step(rows, length)), result
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
 def test_steps_in_buckets_give_the_same_texts(tmp_path, prompts, family, monkeypatch):
     model, runs = loaded(tmp_path, family), []
     full = generate(model, prompts, 30)
