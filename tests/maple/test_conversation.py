@@ -112,6 +112,24 @@ def test_sampling_follows_the_seed(stories):
     assert answers[0] == answers[1] != answers[2]
 
 
+def test_an_interrupted_answer_leaves_nothing_behind(stories):
+    talk, pieces = conversation(stories, "chat", max_tokens=30), []
+    talk.answer("One day", pieces.append)
+    expected, turns, heard = "".join(pieces), list(talk.turns), []
+
+    def interrupted(piece):
+        heard.append(piece)
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.answer("Lily", interrupted)
+    assert talk.turns == turns and len(heard) == 3
+    talk.turns, pieces = [], []
+    talk.answer("One day", pieces.append)  # in the rows where the interrupted one lay
+    assert "".join(pieces) == expected
+
+
 @pytest.mark.parametrize(
     ("temperature", "stored"), [(0.0, {"repetition_penalty": 9.0}), (1.0, {"top_k": 1, "top_p": 0.1})]
 )
