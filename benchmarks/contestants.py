@@ -1,4 +1,4 @@
-"""Those that `train.py` lets run: a model with random weights, as maple trains it and as others do.
+"""Those that `train.py` and `decode.py` let run: a model with random weights, as maple has it and as others do.
 
     maple                 `maple.load_model`'s modules and the step that Lightning takes with `maple.module`
     peft                  peft on transformers' model, its linear layers bitsandbytes' in 4 and 8 bits, plain in 16
@@ -63,9 +63,9 @@ class Case:
 
     config: LlamaConfig
     bits: int
-    recompute: str  # none or layer; maple knows selective too
     device: torch.device
     dtype: torch.dtype
+    recompute: str = "none"  # or layer; maple knows selective too
     compile: bool = False
 
 
@@ -91,8 +91,8 @@ def random_weight(name: str, shape: torch.Size, device: torch.device, dtype: tor
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def maple_base(case: Case) -> PreTrainedModel:
-    """The model that `maple.load_model` makes of a checkpoint."""
+def packed_by_maple(case: Case) -> PreTrainedModel:
+    """The model that `maple.load_model` makes of a checkpoint, without LoRA."""
     model = empty_model(case.config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
 
@@ -104,6 +104,12 @@ def maple_base(case: Case) -> PreTrainedModel:
         return weight if case.bits == 16 else kernels.quantize(weight, case.bits, BLOCK_SIZE, double_quant=True)
 
     fill_model(model, stored, pack, case.device, case.dtype)
+    return model
+
+
+def maple_base(case: Case) -> PreTrainedModel:
+    """That model, ready to be trained."""
+    model = packed_by_maple(case)
     enable_recompute(model, case.recompute)
     if case.compile:
         compile_layers(model)
@@ -160,9 +166,8 @@ def peft_base(case: Case) -> PreTrainedModel:
     """
     from peft import prepare_model_for_kbit_training
 
-    base = theirs(case, partial(packed_by_bitsandbytes, case))
+    base = of_transformers(case)
     if case.bits < 16:
-        setattr(base, f"is_loaded_in_{case.bits}bit", True)  # where peft looks
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     if case.recompute == "layer":
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -203,6 +208,13 @@ def unsloth_attach(case: Case, model: PreTrainedModel, rank: int) -> Contestant:
     return as_the_trainer_does(UNSLOTH, case, model)
 
 
+def of_transformers(case: Case) -> PreTrainedModel:
+    """What transformers loads with load_in_4bit (nf4, double quantisation), load_in_8bit, or neither."""
+    model = theirs(case, partial(packed_by_bitsandbytes, case))
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = case.bits == 4, case.bits == 8  # where peft looks
+    return model
+
+
 def theirs(case: Case, linear: Callable[[str, Tensor], nn.Module]) -> PreTrainedModel:
     """transformers' own model, frozen, with `linear(path, weight)` for each linear layer but the head."""
     with torch.device("meta"):
@@ -223,7 +235,7 @@ def theirs(case: Case, linear: Callable[[str, Tensor], nn.Module]) -> PreTrained
 
 
 def packed_by_bitsandbytes(case: Case, path: str, weight: Tensor) -> nn.Module:
-    """What transformers makes of load_in_4bit with nf4 and double quantisation, and of load_in_8bit."""
+    """A linear layer of bitsandbytes in 4 and 8 bits, of PyTorch in 16."""
     from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
     if case.bits == 4:

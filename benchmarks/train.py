@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = f"recompute {arguments.recompute}{', compiled' if arguments.compile else ''}"
     report = Report(f"{size} {shape}", settings, config, layer_rate(config, batches, dtype, device))
     for bits in arguments.bits:
-        case = Case(config, bits, arguments.recompute, device, dtype, arguments.compile)
+        case = Case(config, bits, device, dtype, arguments.recompute, arguments.compile)
         found = [name for name in names if bits in PROVIDERS[name].bits]
         console.print(f"{bits} bits, {settings}: {', '.join(found)} ...")
         measure(case, found, arguments.ranks, batches, report)

@@ -22,7 +22,7 @@ SAMPLES = [(RANDOM.integers(500, size=n), p) for n, p in ((9, 4), (30, 12), (5, 
 
 
 def a_case(bits=4, recompute="none"):
-    return Case(CONFIG, bits, recompute, CPU, torch.float32)
+    return Case(CONFIG, bits, CPU, torch.float32, recompute)
 
 
 def attach(name, case, rank=4):
