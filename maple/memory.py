@@ -32,8 +32,9 @@ from maple.data.packing import TrainingBatches
 from maple.live import LiveBytes
 from maple.lora import add_lora, lora_parameters
 from maple.loss import token_loss
-from maple.model import empty_model, enable_recompute, fill_model, kept_dtype
+from maple.model import empty_model, enable_recompute, fill_model
 from maple.shards import Shards
+from maple.weights import kept_dtype
 
 BASE, LORA, OPTIMIZER, ACTIVATIONS, LOSS = PARTS = "packed base", "LoRA", "optimizer", "activations", "loss"
 ALIGNED = 16  # elements that the rows of a GPU's attention mask are padded to a multiple of
