@@ -25,7 +25,7 @@ from maple.lora import add_lora, match_targets
 from maple.packed_copy import Damaged, PackedCopy
 from maple.quantized import Embedding16, QuantizedLinear
 from maple.shards import Shards
-from maple.weights import Progress, Weights, linear_shapes
+from maple.weights import Progress, Weights, packing
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # decoders whose loss needs nothing but hidden states and lm_head
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # what a mixture of experts calls their number
@@ -79,22 +79,24 @@ def load_model(
     shards = Shards(folder)
     model = build_empty(folder, shards)
     check_keys(model, shards, packed)
-    if rank:  # a misspelt target is found before weights are read
-        match_targets(list(linear_shapes(model)), targets)
-    nf4 = {"block_size": block_size, "double_quant": double_quant} if bits == 4 else {}
+    settings = packing(bits, block_size, double_quant)
     commit = commit_of(name_or_path, folder)
-    weights = Weights(model, shards, {"bits": bits, **nf4}, device, dtype, progress)
+    weights = Weights(model, shards, settings, device, dtype, progress)
+    if rank:  # a misspelt target is found before one of them is read
+        match_targets(list(weights.shapes), targets)
     if packed or not packed_copy.is_worth(weights.shapes, bits):
         with weights.from_checkpoint(packed) as (stored, pack):
             fill_model(model, stored, pack, device, dtype)
     else:
-        copy = PackedCopy(shards, commit, weights.shapes, weights.settings)
-        filled = copy.exists and _filled_from_copy(model, weights, copy)
+        copy = PackedCopy(shards, commit, weights.shapes, settings)
+        kept = copy.exists
+        filled = kept and _filled_from_copy(model, weights, copy)
+        if kept and not filled:
+            model = build_empty(folder, shards)  # without what the damaged copy gave
         if not filled:
-            model = build_empty(folder, shards)  # a damaged copy may have filled the other one
             with copy.written() as keep, weights.from_checkpoint(packed, keep) as (stored, pack):
                 fill_model(model, stored, pack, device, dtype)
-    model.maple = {"model": name_or_path, "revision": commit, "bits": bits, **nf4}
+    model.maple = {"model": name_or_path, "revision": commit, **settings}
     if rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()

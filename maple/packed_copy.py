@@ -78,6 +78,14 @@ class PackedCopy:
         """Whether there is one, be it damaged or not."""
         return self.folder.is_dir()
 
+    def lack(self, root: Path) -> str | None:
+        """Why the disk of the folder `root` has too little room for it; None where it has enough."""
+        free = shutil.disk_usage(root).free
+        if free >= SPARE * self.nbytes:
+            return None
+        sizes = f"{free / 2**30:.2f} GiB free, {SPARE} times {self.nbytes / 2**30:.2f} GiB wanted"
+        return f"{root}: {sizes} for a packed copy of the model"
+
     def discard(self) -> None:
         """Remove it; what cannot be removed stays."""
         with contextlib.suppress(OSError):
@@ -175,11 +183,7 @@ class PackedCopy:
         if self.exists:  # another process was first
             return ""
         sweep(root)
-        free = shutil.disk_usage(root).free
-        if free < SPARE * self.nbytes:
-            sizes = f"{free / 2**30:.1f} GiB free, {SPARE} times {self.nbytes / 2**30:.1f} GiB wanted"
-            return f"{root}: {sizes} for a packed copy of the model"
-        return None
+        return self.lack(root)
 
     def _write(self, weights: queue.Queue) -> None:
         """The thread's work. It empties the queue whatever happens, or the one who fills it would wait for ever."""

@@ -28,6 +28,7 @@ from maple.durability import Checkpoints, check_same_run
 from maple.errors import InputError, first_line
 from maple.guards import Diverged
 from maple.hub import model_folder
+from maple.loading import loading
 from maple.loss import Score
 from maple.memory import largest, predict
 from maple.meters import Meters, MetricsFile, rows_of_steps
@@ -115,7 +116,10 @@ class Run:
         seed_everything(arguments["seed"], verbose=False)
         names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
         settings = {name: arguments[name] for name in names}
-        self.model = load_model(arguments["model"], device=self.device, dtype=self.dtype, **settings)
+        with loading(self.console) as progress:
+            self.model = load_model(
+                arguments["model"], device=self.device, dtype=self.dtype, progress=progress, **settings
+            )
         if arguments["recompute"] == "layer":
             enable_recompute(self.model)
         summary.show_model(self.console, self.model, arguments)

@@ -115,6 +115,11 @@ def kept_dtype(stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
     return stored if dtype == torch.float32 and stored in HALVES else dtype
 
 
+def packing(bits: int, block_size: int, double_quant: bool) -> dict:
+    """The settings that a weight of `bits` bits is packed with; 8 bits have no others."""
+    return {"bits": bits, **({"block_size": block_size, "double_quant": double_quant} if bits == 4 else {})}
+
+
 def linear_shapes(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """{path: (out, in)} of the linear layers that are packed: all but the output head."""
     head = model.get_output_embeddings()
