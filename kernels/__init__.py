@@ -6,8 +6,10 @@
 
 `packed.py` has the bytes; `naive.py` is the specification in plain PyTorch and what a CPU runs, `gpu.py` the same in
 Triton (`nf4.py`, `int8.py`, `lora.py`, `tiles.py`); `ops.py` is what is called, and what autograd and compilers see.
+`attention.py` is attention over packed samples.
 """
 
+from kernels.attention import packed_attention
 from kernels.checks import FLOATS
 from kernels.ops import dequantize, linear, lora_linear, lora_linear_grouped, quantize
 from kernels.packed import BLOCK_SIZES, Int8Weight, NF4Weight, Weight
@@ -22,5 +24,6 @@ __all__ = [
     "linear",
     "lora_linear",
     "lora_linear_grouped",
+    "packed_attention",
     "quantize",
 ]

@@ -165,7 +165,7 @@ LIBRARY.define(
 COMPUTES: dict[str, Callable] = {}  # what each operator runs, for whoever wants to see inside (maple/live.py)
 
 
-def _computes(name: str) -> Callable:
+def computes(name: str) -> Callable:
     """Registers what an operator computes, on every device; Triton launches on the current GPU, so that is set."""
 
     def register(function):
@@ -179,45 +179,45 @@ def _computes(name: str) -> Callable:
     return register
 
 
-def _looks_like(name: str) -> Callable:
+def looks_like(name: str) -> Callable:
     """Registers the shapes and dtypes of an operator's results, for compilers."""
     return torch.library.register_fake(f"maple::{name}", lib=LIBRARY)
 
 
-@_computes("dequantize")
+@computes("dequantize")
 def _dequantize(tensors, layout, dtype, backend):
     ((w,), _) = _unflatten(tensors, layout)
     return choose(backend, w.device, dtype).dequantize(w, dtype)
 
 
-@_looks_like("dequantize")
+@looks_like("dequantize")
 def _(tensors, layout, dtype, backend):
     return tensors[0].new_empty(layout[3:5], dtype=dtype)
 
 
-@_computes("linear")
+@computes("linear")
 def _linear(x, tensors, layout, backend):
     ((w,), (bias,)) = _unflatten(tensors, layout)
     return choose(backend, x.device, x.dtype).linear(_rows(x), w, bias)
 
 
-@_looks_like("linear")
+@looks_like("linear")
 def _(x, tensors, layout, backend):
     return x.new_empty(x.shape[0], layout[3])
 
 
-@_computes("linear_grad_x")
+@computes("linear_grad_x")
 def _linear_grad_x(dy, tensors, layout, backend):
     ((w,), _) = _unflatten(tensors, layout)
     return choose(backend, dy.device, dy.dtype).linear_grad_x(_rows(dy), w)
 
 
-@_looks_like("linear_grad_x")
+@looks_like("linear_grad_x")
 def _(dy, tensors, layout, backend):
     return dy.new_empty(dy.shape[0], layout[4])
 
 
-@_computes("lora_linear")
+@computes("lora_linear")
 def _lora_linear(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     ws, biases = _unflatten(tensors, layout)
     module = choose(backend, x.device, x.dtype)
@@ -225,13 +225,13 @@ def _lora_linear(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     return [*ys, xa]
 
 
-@_looks_like("lora_linear")
+@looks_like("lora_linear")
 def _(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     widths = [*layout[3::FIELDS], sum(t.shape[0] for t in a)]
     return [x.new_empty(x.shape[0], width) for width in widths]
 
 
-@_computes("lora_linear_backward")
+@computes("lora_linear_backward")
 def _lora_linear_backward(dys, x, xa, tensors, layout, scalings, a, b, dropout, seed, needs_dx, backend):
     ws, _ = _unflatten(tensors, layout)
     module = choose(backend, x.device, x.dtype)
@@ -241,7 +241,7 @@ def _lora_linear_backward(dys, x, xa, tensors, layout, scalings, a, b, dropout, 
     return [da, *dbs, *([dx] if needs_dx else [])]
 
 
-@_looks_like("lora_linear_backward")
+@looks_like("lora_linear_backward")
 def _(dys, x, xa, tensors, layout, scalings, a, b, dropout, seed, needs_dx, backend):
     da = x.new_empty(xa.shape[1], x.shape[1])
     return [da, *(x.new_empty(t.shape) for t in b), *([x.new_empty(x.shape)] if needs_dx else [])]

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from maple.checkpoint import KEPT
+from maple.choices import RECOMPUTE
 from maple.data.prompts import check_template
 from maple.data.sources import check_data, open_source
 from maple.data.tokens import Limits, tokenize
@@ -21,12 +22,12 @@ from maple.errors import InputError
 from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
 from maple.hub import check_model_name, commit_of, looks_like_folder, model_folder
 from maple.lora import lora_parameters, match_targets
-from maple.memory import MicroBatch, largest, model_without_memory, predict
+from maple.memory import MicroBatch, Setting, largest, model_without_memory, predict
 from maple.meters import printable
 from maple.model import build_empty, check_config, check_keys, empty_model, read_config
 from maple.outputs import RUNS, check_out
 from maple.packed_copy import PackedCopy, cache_root, is_worth
-from maple.room import advice, available_bytes, size
+from maple.room import advice, available_bytes, choose_recompute, size
 from maple.shards import Shards, announced_bytes
 from maple.tokenizer import load_tokenizer
 from maple.trips import differences
@@ -302,25 +303,32 @@ class Checks:
         """What a training step takes by part, and whether there is as much."""
         self.need(config=self.config)
         if self.instructions:
-            batches = largest(self.instructions.batches)
+            batch = largest(self.instructions.batches)
         else:  # no data to look at: full rows, everything supervised
             longest = min(self.arguments["max_length"] or DEFAULT_MAX_LENGTH, self.config.max_position_embeddings)
             rows = max(self.arguments["batch_tokens"] // longest, 1)
-            batches = [MicroBatch(rows, longest, rows * longest)]
+            batch = MicroBatch(rows, longest, rows * longest)
             self.arguments["max_length"] = longest
-        inputs = self.arguments, self.config, batches, self.device, self.dtype, self.shards
-        found = predict(*inputs)
+        setting = Setting(self.arguments, self.config, batch, self.device, self.dtype, self.shards)
+        available = available_bytes(torch.device(self.device)) if self.there else None
+        if self.arguments["recompute"] is None:
+            setting = setting.changed(recompute=RECOMPUTE[0])
+            if available:
+                setting = setting.changed(recompute=choose_recompute(setting, available))
+        found = predict(setting)
         lines = [f"{part:<22}{size(count):>12}" for part, count in found.parts.items()]
         lines.append(f"{'all tensors':<22}{size(found.total):>12}")
         if self.device == "cpu":
             lines.append(f"{'holes between them':<22}{size(found.holes):>12}")
-        first = f"predicted for the largest micro-batch, {found.micro_batch.rows} x {found.micro_batch.length} tokens"
-        if not self.there:
+        first = (
+            f"predicted for the largest micro-batch, {batch.rows} x {batch.length} tokens, "
+            f"--recompute {setting.arguments['recompute']}"
+        )
+        if available is None:
             return [f"{first}, on a GPU that is not here", *lines]
-        available = available_bytes(torch.device(self.device))
         lines.append(f"{'available':<22}{size(available):>12}")
         if found.needed > available:
             self.problem(
-                f"the run needs {size(found.needed)} of memory, {size(available)} are available; {advice(*inputs)}"
+                f"the run needs {size(found.needed)} of memory, {size(available)} are available; {advice(setting)}"
             )
         return [first, *lines]

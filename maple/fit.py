@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from maple import cli, tiny
-from maple.choices import Bits, BlockSize, Device, Precision, Template
+from maple.choices import Bits, BlockSize, Device, Precision, Recompute, Template
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
@@ -63,7 +63,8 @@ def fit(
     revision: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    recompute: Literal["none", "layer"] = "none",
+    compile: bool = False,
+    recompute: Recompute | None = None,
     logger: Literal["csv", "tensorboard"] = "csv",
     checkpoint_every: int = 100,
     resume: bool = False,
@@ -98,7 +99,9 @@ def fit(
     revision: branch, tag or commit of a hub id
     device: auto takes a GPU where there is one
     precision: what the model computes in; auto is float32 on a CPU and bfloat16 on a GPU that has it
-    recompute: layer keeps only the input of each layer and computes the rest again in the backward pass
+    compile: let torch.compile fuse what lies between the products; the first steps take a minute more
+    recompute: in the backward pass: none, selective (all but products and attention), layer (all but the input of each
+        layer); by default the fastest that fits into memory
     logger: metrics.csv is always written; tensorboard adds its event files
     checkpoint_every: optimizer steps from one checkpoint to the next; one more is written when the run is stopped
     resume: go on with the run in --out from its last checkpoint; its own flags need not be given again

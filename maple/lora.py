@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,20 +49,38 @@ class LoRALinear(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out] in the dtype of x."""
-        base, dropout, seed = self.base, 0.0, None
+    def forward(self, x: Tensor, beside: Sequence[LoRALinear] = ()) -> Tensor | tuple[Tensor, ...]:
+        """[..., in] -> [..., out] in the dtype of x; with layers `beside` that read the same x, a tuple of all results.
+
+        Together they read x once and share one dropout mask.
+        """
+        layers, dropout, seed = (self, *beside), 0.0, None
         if self.training and self.dropout:
             # Drawn from PyTorch's own generator, which activation checkpointing puts back: a recomputed forward
             # sees the same mask. It stays a tensor, which a compiler can trace.
             dropout, seed = self.dropout, torch.randint(2**32, ())
-        return kernels.lora_linear(
-            x, base.packed, self.lora_a, self.lora_b, self.scaling, base.bias, dropout=dropout, seed=seed
+        ys = kernels.lora_linear_grouped(
+            x,
+            [layer.base.packed for layer in layers],
+            [layer.lora_a for layer in layers],
+            [layer.lora_b for layer in layers],
+            [layer.scaling for layer in layers],
+            [layer.base.bias for layer in layers],
+            dropout,
+            seed,
         )
+        return ys if beside else ys[0]
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"rank={self.rank}, scaling={self.scaling:g}, dropout={self.dropout:g}"
+
+
+def project(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
+    """One x through several linear layers: in one go where all of them carry LoRA, else one after the other."""
+    if all(isinstance(layer, LoRALinear) for layer in layers):
+        return layers[0](x, layers[1:])
+    return [layer(x) for layer in layers]
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
+from maple.blocks import boundaries
 from maple.data.packing import IGNORED, Batch
 from maple.quantized import QuantizedLinear
 
@@ -104,11 +105,18 @@ def score(model, batch: Batch) -> Score:
     return Score(loss, len(targets), samples - failed, samples)
 
 
-def _supervised(model, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(hidden states [N, hidden], the token expected after each [N]) where a packed batch is supervised.
+def hidden_states(model, batch: Batch) -> Tensor:
+    """The decoder's last states [rows, length, hidden] of a packed batch.
 
-    The model sees neither an attention mask nor a cache: with either, packed samples would see each other.
+    In place of a mask its attention gets the boundaries of the samples, so that none sees another.
     """
-    output = model.base_model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+    positions = batch["position_ids"]
+    return model.base_model(
+        input_ids=batch["input_ids"], position_ids=positions, attention_mask=boundaries(positions), use_cache=False
+    ).last_hidden_state
+
+
+def _supervised(model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(hidden states [N, hidden], the token expected after each [N]) where a packed batch is supervised."""
     supervised = batch["labels"] != IGNORED
-    return output.last_hidden_state[supervised], batch["labels"][supervised]
+    return hidden_states(model, batch)[supervised], batch["labels"][supervised]

@@ -2,9 +2,8 @@
 
 The model is built on PyTorch's meta device, from config.json alone, and does what it does in training: forward, loss,
 backward, optimizer. Every operator then makes tensors of the right shape and no content, and `LiveBytes` counts them as
-it would count real ones; what the code takes is predicted by that very code. Three things need an answer that shapes
-do not give, and get one in `_Step`: which attention a device has, how many tokens are supervised, and whether a row
-holds more than one sample.
+it would count real ones; what the code takes is predicted by that very code. One thing needs an answer that shapes do
+not give, and gets it in `_Step`: how many tokens are supervised.
 
 On a CPU a process takes more than its tensors: the holes between them, which are measured and not derived (HOLES), and
 while it loads the pages of the checkpoint.
@@ -13,15 +12,13 @@ while it loads the pages of the checkpoint.
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -32,17 +29,18 @@ from maple.data.packing import TrainingBatches
 from maple.live import LiveBytes
 from maple.lora import add_lora, lora_parameters
 from maple.loss import token_loss
-from maple.model import empty_model, enable_recompute, fill_model
+from maple.model import empty_model, fill_model
+from maple.recompute import enable_recompute
 from maple.shards import Shards
 from maple.weights import kept_dtype
 
 BASE, LORA, OPTIMIZER, ACTIVATIONS, LOSS = PARTS = "packed base", "LoRA", "optimizer", "activations", "loss"
-ALIGNED = 16  # elements that the rows of a GPU's attention mask are padded to a multiple of
+FLOAT = 4  # bytes
 # What glibc keeps between tensors that came and went, as a share of activations and loss: what is freed is cut up by
-# smaller things before its like is asked for again. Measured on a Llama of 100 M parameters (glibc 2.36; 1,024 and
-# 4,096 tokens): 0.28 to 0.48, and with recomputed layers, where almost everything comes and goes, 1.4 to 1.9. Kept
-# apart (mallopt, 1 MiB) they were gone, and steps of a small model took a quarter longer.
-HOLES = {"none": 0.35, "layer": 1.5}
+# smaller things before its like is asked for again. Measured on a Llama of 100 M parameters (glibc 2.36; 128, 1,024 and
+# 4,096 tokens): 0.17 to 0.24, 0.23 to 0.29 with selective recomputation, and with whole layers, where almost everything
+# comes and goes, 0.7 to 1.4. Kept apart (mallopt, 1 MiB) they were gone, and steps of a small model took 25 % more.
+HOLES = {"none": 0.22, "selective": 0.27, "layer": 1.1}
 # PyTorch gives cuBLAS a workspace from its own allocator: 32 MiB on Hopper, 8 on other GPUs (its CublasHandlePool.cpp).
 WORKSPACE = 32 << 20
 META = torch.device("meta")
@@ -59,12 +57,11 @@ class MicroBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes of tensors by part at the moment when they are most, for the micro-batch that takes most."""
+    """Bytes of tensors by part at the moment when they are most."""
 
     parts: dict[str, int]
-    micro_batch: MicroBatch
     holes: int = 0  # that a CPU's allocator keeps between them
-    loading: int = 0  # packed model and mapped pages of the checkpoint when the last tensor has been read into a CPU
+    loading: int = 0  # packed model and the pages of the checkpoint that are mapped while a CPU reads it
 
     @property
     def total(self) -> int:
@@ -82,22 +79,11 @@ class Prediction:
         return max(self.needed, self.loading)
 
 
-def largest(batches: TrainingBatches) -> list[MicroBatch]:
-    """The micro-batches of a run among which the one is that takes most memory, from the plan of its first epoch.
-
-    A longer row costs more a token (its mask grows with the square), more tokens cost more: what is no more in either
-    than another is left out. Supervised tokens are the most of any micro-batch of that shape.
-    """
+def largest(batches: TrainingBatches) -> MicroBatch:
+    """The micro-batch of a run that takes most memory, from the plan of its first epoch: the one with most tokens."""
     order, planned = batches.planned(0)
     planned = planned[: len(batches)]
-    most: dict[int, int] = {}  # length -> rows
-    for length, rows in planned:
-        most[length] = max(most.get(length, 0), len(rows))
-    shapes, tokens = [], 0
-    for length, rows in sorted(most.items(), reverse=True):
-        if rows * length > tokens:
-            shapes.append((rows, length))
-            tokens = rows * length
+    most = max(length * len(rows) for length, rows in planned)
     supervised = {
         language: samples.lengths - samples.table["prompt_length"][:].clip(min=1)
         for language, samples in batches.samples.items()
@@ -106,40 +92,43 @@ def largest(batches: TrainingBatches) -> list[MicroBatch]:
     def count(rows: list[list[int]]) -> int:
         return sum(int(supervised[language][i]) for row in rows for language, i in map(order.__getitem__, row))
 
-    return [
-        MicroBatch(rows, length, max(count(r) for found, r in planned if found == length and len(r) == rows))
-        for rows, length in shapes
-    ]
+    found = [(length, rows) for length, rows in planned if length * len(rows) == most]
+    return max((MicroBatch(len(rows), length, count(rows)) for length, rows in found), key=lambda m: m.supervised)
 
 
-def predict(
-    arguments: dict,
-    config: PretrainedConfig,
-    micro_batches: list[MicroBatch],
-    device: str,
-    dtype: torch.dtype,
-    shards: Shards | None = None,
-) -> Prediction:
-    """The memory of a run with fit's `arguments`, of the micro-batch that takes most of it.
+@dataclass(frozen=True)
+class Setting:
+    """What the memory of a run depends on."""
 
-    device   "cpu" or "cuda"; neither need be there
-    dtype    what the model computes in
-    shards   the checkpoint, where it is here: its headers say what each tensor is stored in, else config.json does
-    """
-    model = model_without_memory(arguments, config, dtype, shards)
-    found = [(_peak(model, batch, arguments["accumulate"], device), batch) for batch in micro_batches]
-    parts, batch = max(found, key=lambda pair: sum(pair[0].values()))
-    if device == "cuda":
-        return Prediction(parts | {ACTIVATIONS: parts[ACTIVATIONS] + WORKSPACE}, batch)
-    holes = HOLES[arguments["recompute"]] * (parts[ACTIVATIONS] + parts[LOSS])
-    return Prediction(parts, batch, int(holes), parts[BASE] + parts[LORA] + _stored_bytes(config, shards))
+    arguments: dict  # fit's
+    config: PretrainedConfig
+    micro_batch: MicroBatch  # the largest
+    device: str  # "cpu" or "cuda"; neither need be there
+    dtype: torch.dtype  # what the model computes in
+    shards: Shards | None = None  # the checkpoint, where it is here: its headers say what each tensor is stored in
+
+    def changed(self, **flags) -> Setting:
+        """The same with other flags."""
+        return replace(self, arguments=self.arguments | flags)
 
 
-def _stored_bytes(config: PretrainedConfig, shards: Shards | None) -> int:
-    """Bytes of the tensors of a checkpoint: their pages are mapped until the last has been read."""
+def predict(setting: Setting) -> Prediction:
+    """The memory of a run."""
+    model = model_without_memory(setting.arguments, setting.config, setting.dtype, setting.shards)
+    enable_recompute(model, setting.arguments["recompute"])
+    parts = _peak(model, setting.micro_batch, setting.arguments["accumulate"], setting.device)
+    if setting.device == "cuda":
+        return Prediction(parts | {ACTIVATIONS: parts[ACTIVATIONS] + WORKSPACE})
+    holes = HOLES[setting.arguments["recompute"]] * (parts[ACTIVATIONS] + parts[LOSS])
+    loading = parts[BASE] + parts[LORA] + _mapped_bytes(setting.config, setting.shards)
+    return Prediction(parts, int(holes), loading)
+
+
+def _mapped_bytes(config: PretrainedConfig, shards: Shards | None) -> int:
+    """Bytes of a checkpoint that are mapped at once while it is read: one tensor in work and the next one."""
     if shards:
-        return sum(math.prod(shards.shape(name)) * shards.dtype(name).itemsize for name in shards.names)
-    return sum(p.numel() for p in empty_model(config).parameters()) * (config.dtype or torch.float32).itemsize
+        return 2 * max(map(shards.nbytes, shards.names))
+    return 2 * max(p.numel() for p in empty_model(config).parameters()) * (config.dtype or torch.float32).itemsize
 
 
 def model_without_memory(
@@ -164,8 +153,6 @@ def model_without_memory(
 
     fill_model(model, stored, pack, META, dtype)
     add_lora(model, *(arguments[name] for name in ("rank", "alpha", "dropout", "targets", "rslora")))
-    if arguments["recompute"] == "layer":
-        enable_recompute(model)
     return model.train()
 
 
@@ -219,7 +206,6 @@ class _Step(LiveBytes):
     def everywhere(self, model: PreTrainedModel) -> ExitStack:
         """All that must be in place around the step."""
         stack = ExitStack()
-        stack.enter_context(mock.patch.object(nn.functional, "scaled_dot_product_attention", _attention(self.device)))
         stack.callback(model.base_model.register_forward_hook(lambda *_: setattr(self, "part", LOSS)).remove)
         for _, parameter in lora_parameters(model):
             hook = parameter.register_post_accumulate_grad_hook(lambda p: self.count(p.grad, OPTIMIZER))
@@ -232,14 +218,18 @@ class _Step(LiveBytes):
         return stack
 
     def run(self, operator, args, kwargs):
-        """One operator; where the answer lies in what tensors hold, the answer of a packed batch."""
-        if operator is aten._local_scalar_dense.default and args[0].is_meta:
-            return False  # "is there one sample in each row?": a mask is needed, as with almost every batch
+        """One operator; where the shape of the answer lies in what tensors hold, that of a packed batch."""
+        if operator is aten.nonzero.default:
+            return args[0].new_empty(1, args[0].dim(), dtype=torch.int64)  # where samples begin; of no weight
         if operator is aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
             return args[0].new_empty(self.supervised, *args[0].shape[args[1][0].dim() :])
         if operator.namespace != "maple":
             return operator(*args, **kwargs)
-        return self._ours(operator, (*args[:-1], self.backend), kwargs)
+        if operator is torch.ops.maple.packed_attention_backward.default and self.device == "cuda":
+            self.check(args[1].numel() * FLOAT)  # dQ is summed in float32 before it is rounded
+        if isinstance(args[-1], str):
+            args = (*args[:-1], self.backend)
+        return self._ours(operator, args, kwargs)
 
     def _ours(self, operator, args, kwargs):
         """One of our operators. A second call with the same shapes is not run: what it would take is known.
@@ -267,27 +257,3 @@ def _looks(value) -> object:
 
 def _like(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
-
-
-def _attention(device: str) -> Callable:
-    """What scaled_dot_product_attention becomes on a device, which it decides where no meta tensor shows it.
-
-    On a CPU its flash attention; on a GPU the memory-efficient one, since flash takes no mask. (cuDNN's, which a Hopper
-    may take, keeps the same tensors.) A mask of bools becomes one of floats for every layer, kept for the backward.
-    """
-
-    def attend(query, key, value, attn_mask, dropout_p=0.0, is_causal=False, scale=None):
-        """ATen's native/transformers/attention.cpp, for a packed batch: there is a mask, and so no grouped heads."""
-        bias = torch.where(attn_mask, query.new_zeros(()), query.new_zeros(()))
-        if device == "cpu":
-            return aten._scaled_dot_product_flash_attention_for_cpu(
-                query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale
-            )[0]
-        length = bias.shape[-1]
-        bias = nn.functional.pad(bias, (0, -length % ALIGNED))[..., :length] if length % ALIGNED else bias
-        bias = bias.expand(*query.shape[:3], length)
-        return aten._scaled_dot_product_efficient_attention(
-            query, key, value, bias, True, dropout_p, is_causal, scale=scale
-        )[0]
-
-    return attend

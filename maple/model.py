@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from kernels import Weight
 from maple import packed_copy, prequantized
+from maple.blocks import replace_blocks
 from maple.errors import InputError, InputWarning, first_line, nearest, shown
 from maple.hub import commit_of, model_folder
 from maple.jsonfile import read_object
@@ -148,9 +149,11 @@ def _endings(folder: Path, config: PretrainedConfig) -> GenerationConfig:
 
 
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of a config on the meta device, with the attention that maple computes with."""
+    """The model of a config on the meta device, with the attention and the MLP that maple computes with."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
+        replace_blocks(model)
+        return model
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -181,6 +184,8 @@ def check_config(folder: Path, bits: int) -> bool:
         raise InputError(
             f"{path}: model_type {shown(model_type)} is not supported{nearest(shown(model_type), FAMILIES)}"
         )
+    if (activation := config.get("hidden_act") or "silu") != "silu":
+        raise InputError(f"{path}: hidden_act is {shown(activation)}; only silu is supported")
     for name, (least, most) in SIZES.items():
         size = config.get(name)  # null and absent mean transformers' own default
         if size is not None and (type(size) is not int or not least <= size <= most):
@@ -257,11 +262,3 @@ def fill_model(
                 # Rotary frequencies are in no file and became meta tensors with the rest: compute them again.
                 module.to_empty(device=device, recurse=False)
                 model._init_weights(module)
-
-
-def enable_recompute(model: PreTrainedModel) -> None:
-    """Activation checkpointing of each decoder layer; transformers 5 is about to rename the method."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable()
-    else:
-        model.gradient_checkpointing_enable()

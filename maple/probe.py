@@ -17,10 +17,12 @@ from kernels.backend import choose
 from maple.data.packing import Batch
 from maple.errors import InputError
 from maple.lora import LoRALinear, lora_layers
+from maple.loss import hidden_states
 
 # How far two results may be apart, as a part of their length. Rounding to bfloat16 alone is 2^-9 of it, to float16
 # 2^-12, to float32 2^-25, and sums in another order some times that; a scale that is off by 1 % is 2^-6.6.
 TOLERANCE = {torch.bfloat16: 2**-7, torch.float16: 2**-9, torch.float32: 2**-15}
+RESULTS = ("y", "dA", "dB", "dX")  # the last is one for all layers of a group
 SEED = 0  # of B, of dY and of the dropout: both paths get the same
 
 
@@ -34,7 +36,7 @@ class KernelProbe(Callback):
 
 
 def compare_kernels(model, batch: Batch) -> int:
-    """Compare one layer of each shape; how many were. None where plain PyTorch computes anyway.
+    """Compare one layer, or group of layers, of each shape; how many were. None where plain PyTorch computes anyway.
 
     Raises InputError that names layer, result and difference. Draws no random number of the run's.
     """
@@ -42,12 +44,12 @@ def compare_kernels(model, batch: Batch) -> int:
     if choose("", batch["input_ids"].device, model.get_input_embeddings().dtype) is naive:
         return 0
 
-    def before(layer: LoRALinear, arguments: tuple[Tensor, ...]) -> None:
-        x = arguments[0].detach()
-        kind = (layer.base.out_features, layer.base.in_features, layer.rank)
+    def before(layer: LoRALinear, arguments: tuple) -> None:
+        x, layers = arguments[0].detach(), [layer, *(arguments[1] if len(arguments) > 1 else ())]
+        kind = tuple((one.base.out_features, one.base.in_features, one.rank) for one in layers)
         if kind not in compared:
             compared.add(kind)
-            _compare(layer, x, names[id(layer)])
+            _compare(layers, x, [names[id(one)] for one in layers])
 
     names = {id(layer): path for path, layer in lora_layers(model).items()}
     for layer in lora_layers(model).values():
@@ -55,7 +57,7 @@ def compare_kernels(model, batch: Batch) -> int:
     device = batch["input_ids"].device
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            model.base_model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+            hidden_states(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -65,25 +67,31 @@ def compare_kernels(model, batch: Batch) -> int:
     return len(compared)
 
 
-def _compare(layer: LoRALinear, x: Tensor, path: str) -> None:
+def _compare(layers: list[LoRALinear], x: Tensor, paths: list[str]) -> None:
     generator = torch.Generator(x.device).manual_seed(SEED)
-    b = torch.randn(layer.lora_b.shape, generator=generator, device=x.device) / layer.rank
-    dy = torch.randn(*x.shape[:-1], layer.base.out_features, generator=generator, device=x.device).to(x.dtype)
-    fast, plain = (_results(layer, x, b, dy, backend) for backend in (None, "naive"))
-    for name, found in fast.items():
-        difference = (found.float() - plain[name].float()).norm() / plain[name].float().norm()
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=x.device)
+
+    bs = [random(*layer.lora_b.shape) / layer.rank for layer in layers]
+    dys = [random(*x.shape[:-1], layer.base.out_features).to(x.dtype) for layer in layers]
+    fast, plain = (_results(layers, x, bs, dys, backend) for backend in (None, "naive"))
+    for number, (found, expected) in enumerate(zip(fast, plain, strict=True)):
+        difference = (found.float() - expected.float()).norm() / expected.float().norm()
         if not difference <= TOLERANCE[x.dtype]:  # NaN is no agreement either
+            kind, which = RESULTS[number // len(layers)], number % len(layers)
             raise InputError(
-                f"{path}: the Triton kernel's {name} is {float(difference):.2g} of its length away from plain "
+                f"{paths[which]}: the Triton kernel's {kind} is {float(difference):.2g} of its length away from plain "
                 f"PyTorch's, {TOLERANCE[x.dtype]:.2g} is rounding; run with --device cpu, and report GPU and versions"
             )
 
 
-def _results(layer: LoRALinear, x: Tensor, b: Tensor, dy: Tensor, backend: str | None) -> dict[str, Tensor]:
+def _results(layers: list[LoRALinear], x: Tensor, bs: list[Tensor], dys: list[Tensor], backend) -> list[Tensor]:
+    """y, dA and dB of each layer, then dX."""
     with torch.enable_grad():
-        x, a, b = (t.detach().requires_grad_() for t in (x, layer.lora_a, b))
-        y = kernels.lora_linear(
-            x, layer.base.packed, a, b, layer.scaling, layer.base.bias, layer.dropout, SEED, backend
-        )
-        dx, da, db = torch.autograd.grad(y, (x, a, b), dy)
-    return {"y": y.detach(), "dX": dx, "dA": da, "dB": db}
+        x, *pairs = (t.detach().requires_grad_() for t in (x, *(layer.lora_a for layer in layers), *bs))
+        a, b = pairs[: len(layers)], pairs[len(layers) :]
+        ws, biases = [layer.base.packed for layer in layers], [layer.base.bias for layer in layers]
+        scalings = [layer.scaling for layer in layers]
+        ys = kernels.lora_linear_grouped(x, ws, a, b, scalings, biases, layers[0].dropout, SEED, backend)
+        return [*(y.detach() for y in ys), *torch.autograd.grad(ys, (*a, *b, x), dys)]

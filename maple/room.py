@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig
 
-from maple.memory import MicroBatch, predict
-from maple.shards import Shards
+from maple.choices import RECOMPUTE
+from maple.memory import MicroBatch, Setting, predict
 
 SMALLEST_RANK = 8  # of the paper's; below it the adapter is no longer what takes the memory
 SMALLEST_LENGTH = 128  # tokens; hardly an instruction and its answer fit below that
+RESERVE = 0.1  # of the available memory: so much the prediction may be wrong
 # name of the memory controller in /proc/self/cgroup -> its folder, and what it calls limit, use and reclaimable cache
 CGROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
@@ -53,50 +54,46 @@ def _cgroup_rooms(membership: str, root: Path) -> Iterator[int]:
                 yield int(text) - int((group / used).read_text()) + int(statistics.get(cache, 0))
 
 
-def advice(
-    arguments: dict,
-    config: PretrainedConfig,
-    micro_batches: list[MicroBatch],
-    device: str,
-    dtype: torch.dtype,
-    shards: Shards | None = None,
-) -> str:
+def advice(setting: Setting) -> str:
     """One sentence: the flags that would lower the memory of a run, and each by how much, the largest first."""
-    now = predict(arguments, config, micro_batches, device, dtype, shards).needed
+    now = predict(setting).needed
     gains = {}
-    for change, batches in _changes(arguments, micro_batches, packed=hasattr(config, "quantization_config")):
-        then = predict(arguments | change, config, batches, device, dtype, shards).needed
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in change.items())
-        gains[flags] = now - then
+    for flags, then in _changes(setting):
+        written = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in flags.items())
+        gains[written] = now - predict(then.changed(**flags)).needed
     helping = sorted(((gain, flags) for flags, gain in gains.items() if gain > now / 100), reverse=True)
     if not helping:
         return f"no flag would lower it by more than 1 % of {size(now)}; take a smaller model"
     return "what would help: " + ", ".join(f"{flags} (-{size(gain)})" for gain, flags in helping)
 
 
-def _changes(arguments: dict, micro_batches: list[MicroBatch], packed: bool) -> Iterator[tuple[dict, list[MicroBatch]]]:
-    """(flags, what the micro-batches would be with them)."""
+def _changes(setting: Setting) -> Iterator[tuple[dict, Setting]]:
+    """(flags, the setting with the micro-batch that they would make)."""
+    arguments, batch = setting.arguments, setting.micro_batch
     tokens, longest = arguments["batch_tokens"], arguments["max_length"]
 
-    def of(rows: float, length: float) -> list[MicroBatch]:
-        return [
-            MicroBatch(max(int(b.rows * rows), 1), max(int(b.length * length), 1), int(b.supervised * rows * length))
-            for b in micro_batches
-        ]
+    def cut(rows: float, length: float) -> Setting:
+        shape = max(int(batch.rows * rows), 1), max(int(batch.length * length), 1)
+        return replace(setting, micro_batch=MicroBatch(*shape, int(batch.supervised * rows * length)))
 
     if tokens // 2 >= longest:
-        yield {"batch_tokens": tokens // 2}, of(0.5, 1)
-    if longest // 2 >= SMALLEST_LENGTH:
-        if tokens // 2 >= longest:
-            yield {"max_length": longest // 2}, of(2, 0.5)
-        else:  # a row must fit into a micro-batch, so both are halved
-            yield {"max_length": longest // 2, "batch_tokens": tokens // 2}, of(1, 0.5)
-    if arguments["recompute"] == "none":
-        yield {"recompute": "layer"}, micro_batches
-    if arguments["bits"] > 4 and not packed:
-        yield {"bits": 4}, micro_batches
+        yield {"batch_tokens": tokens // 2}, cut(0.5, 1)
+    elif longest // 2 >= SMALLEST_LENGTH:  # a row must fit into a micro-batch, so both are halved
+        yield {"max_length": longest // 2, "batch_tokens": tokens // 2}, cut(1, 0.5)
+    for recompute in RECOMPUTE[RECOMPUTE.index(arguments["recompute"]) + 1 :]:
+        yield {"recompute": recompute}, setting
+    if arguments["bits"] > 4 and not hasattr(setting.config, "quantization_config"):
+        yield {"bits": 4}, setting
     if arguments["rank"] // 2 >= SMALLEST_RANK:
-        yield {"rank": arguments["rank"] // 2}, micro_batches
+        yield {"rank": arguments["rank"] // 2}, setting
+
+
+def choose_recompute(setting: Setting, available: int) -> str:
+    """The way of --recompute that computes least again among those that fit into `available` bytes; else the last."""
+    for recompute in RECOMPUTE[:-1]:
+        if predict(setting.changed(recompute=recompute)).needed <= available * (1 - RESERVE):
+            return recompute
+    return RECOMPUTE[-1]
 
 
 def size(count: int) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 from maple import summary
 from maple.adapter import save_adapter
 from maple.checkpoint import Checkpoint, newest, steps, understood
+from maple.choices import RECOMPUTE
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
 from maple.device import choose_device
@@ -30,13 +31,14 @@ from maple.guards import Diverged
 from maple.hub import model_folder
 from maple.loading import loading
 from maple.loss import Score
-from maple.memory import largest, predict
+from maple.memory import Setting, largest, predict
 from maple.meters import Meters, MetricsFile, rows_of_steps
-from maple.model import enable_recompute, load_model, read_config
+from maple.model import load_model, read_config
 from maple.module import FineTuning
 from maple.outputs import CHECKPOINTS, CONFIG, METRICS, write_config
 from maple.probe import KernelProbe
-from maple.room import advice, size
+from maple.recompute import compile_layers, enable_recompute
+from maple.room import advice, available_bytes, choose_recompute, size
 from maple.shards import Shards
 
 GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
@@ -68,6 +70,7 @@ class Run:
 
     def work(self) -> None:
         """The run from its first line to its last."""
+        self.decide_recompute()
         identity = self.identity()
         found = self.last_checkpoint() if self.arguments["resume"] else None
         if found:
@@ -110,6 +113,18 @@ class Run:
             "versions": summary.versions() | computing,
         }
 
+    def setting(self) -> Setting:
+        """What the memory of this run depends on."""
+        folder = model_folder(self.arguments["model"], self.arguments["revision"])
+        batch = largest(self.instructions.batches)
+        return Setting(self.arguments, read_config(folder), batch, self.device.type, self.dtype, Shards(folder))
+
+    def decide_recompute(self) -> None:
+        """Fill in --recompute, from the memory that is left."""
+        if self.arguments["recompute"] is None:
+            settings = self.setting().changed(recompute=RECOMPUTE[0])
+            self.arguments["recompute"] = choose_recompute(settings, available_bytes(self.device))
+
     def load(self) -> None:
         """The model with its LoRA, and the module that trains it."""
         arguments = self.arguments
@@ -120,8 +135,9 @@ class Run:
             self.model = load_model(
                 arguments["model"], device=self.device, dtype=self.dtype, progress=progress, **settings
             )
-        if arguments["recompute"] == "layer":
-            enable_recompute(self.model)
+        enable_recompute(self.model, arguments["recompute"])
+        if arguments["compile"]:
+            compile_layers(self.model)
         summary.show_model(self.console, self.model, arguments)
         settings = {name: arguments[name] for name in ("lr", "schedule", "warmup_steps")}
         languages = self.instructions.languages
@@ -207,11 +223,9 @@ class Run:
 
     def out_of_memory(self, reason: str) -> str:
         """What it would have taken, and the flags that would lower it."""
-        folder = model_folder(self.arguments["model"], self.arguments["revision"])
-        inputs = (self.arguments, read_config(folder), largest(self.instructions.batches))
-        inputs += (self.device.type, self.dtype, Shards(folder))
+        setting = self.setting()
         return (
-            f"out of memory ({reason}); the run needs {size(predict(*inputs).needed)}, as predicted; {advice(*inputs)}"
+            f"out of memory ({reason}); the run needs {size(predict(setting).needed)}, as predicted; {advice(setting)}"
         )
 
     def trainer(self, callbacks: list[Callback], logs: bool = False) -> Trainer:

@@ -1,9 +1,8 @@
 """Several samples to a row, so that almost no token is padding, and none of them sees another.
 
-A row is samples one behind the other. Position ids begin again at 0 with each: that is how the attention of
-transformers tells packed samples apart (masking_utils.find_packed_sequence_indices), provided it gets no attention mask
-and no cache. Labels are shifted here, inside each sample: the label at a position is the token that comes next in the
-same sample.
+A row is samples one behind the other. Position ids begin again at 0 with each: that is how attention tells packed
+samples apart, ours (blocks.boundaries) and transformers' (masking_utils.find_packed_sequence_indices). Labels are
+shifted here, inside each sample: the label at a position is the token that comes next in the same sample.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from maple.fit import fit
 from maple.live import LiveBytes
 from maple.lora import lora_parameters
 from maple.loss import token_loss
-from maple.memory import PARTS, MicroBatch, largest, predict
-from maple.model import enable_recompute, read_config
+from maple.memory import PARTS, MicroBatch, Setting, largest, predict
+from maple.model import read_config
+from maple.recompute import enable_recompute
 from maple.run import Run
 from maple.shards import Shards
 from tests.conftest import SEED
@@ -79,8 +80,7 @@ def steps(folder: Path, flags: dict, shape: MicroBatch) -> int:
     """Two real optimizer steps; the peak of live tensor bytes."""
     settings = {name: flags[name] for name in ("bits", "rank", "dropout", "targets", "double_quant")}
     model = maple.load_model(str(folder), **settings).train()
-    if flags["recompute"] == "layer":
-        enable_recompute(model)
+    enable_recompute(model, flags["recompute"])
     optimizer = torch.optim.AdamW([p for _, p in lora_parameters(model)])
     with LiveBytes() as counter:
         for tensor in (*model.parameters(), *model.buffers()):
@@ -97,7 +97,7 @@ def steps(folder: Path, flags: dict, shape: MicroBatch) -> int:
 
 
 def predicted(folder: Path, flags: dict, shape: MicroBatch):
-    return predict(flags, read_config(folder), [shape], "cpu", torch.float32, Shards(folder))
+    return predict(Setting(flags, read_config(folder), shape, "cpu", torch.float32, Shards(folder)))
 
 
 def resident(key: str) -> int:
@@ -116,6 +116,8 @@ CASES = {
     "two micro-batches a step": {"accumulate": 2},
     "dropout": {"dropout": 0.1},
     "layers recomputed": {"recompute": "layer"},
+    "all but products recomputed": {"recompute": "selective"},
+    "all but products recomputed, dropout": {"recompute": "selective", "dropout": 0.1},
     "layers recomputed, dropout": {"recompute": "layer", "dropout": 0.1},
     "some layers without LoRA": {"targets": "qv"},
 }
@@ -154,8 +156,7 @@ def test_the_prediction_is_what_a_whole_run_takes_under_lightning(tmp_path, monk
             counter.count(tensor)
         with counter:
             train(run, *arguments)
-        inputs = read_config(tiny.BASE), largest(run.instructions.batches), "cpu", torch.float32, Shards(tiny.BASE)
-        found.append((counter.highest, predict(run.arguments, *inputs).total))
+        found.append((counter.highest, predict(run.setting()).total))
 
     monkeypatch.setattr(Run, "train", counted)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -181,14 +182,15 @@ def test_seven_billion_parameters_are_predicted_in_seconds_without_a_gpu_or_memo
     started = time.process_time()
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     before = resident("VmRSS")
-    found = predict(FLAGS, SEVEN_BILLION, [MicroBatch(8, 1024, 4000)], device, dtype)
+    setting = Setting(FLAGS, SEVEN_BILLION, MicroBatch(8, 1024, 4000), device, dtype)
+    found = predict(setting)
     assert resident("VmRSS") - before < 300e6
     assert time.process_time() - started < 20  # 2 to 4 s on an idle core
     # 6.5 billion weights in 4.127 bits, 0.26 billion in 16
     assert found.parts["packed base"] == pytest.approx(6.476e9 * 4.127 / 8 + 0.262e9 * 2, rel=0.01)
     assert found.total > 30e9
-    saved = predict(FLAGS | {"recompute": "layer"}, SEVEN_BILLION, [MicroBatch(8, 1024, 4000)], device, dtype)
-    assert saved.total < found.total / 4
+    selective, layer = (predict(setting.changed(recompute=how)).total for how in ("selective", "layer"))
+    assert layer < found.total / 4 < selective < found.total
 
 
 # A process for each bit-width, with the imports of one: a child begins with its parent's libraries and a tidy heap.
@@ -298,7 +300,7 @@ class Samples:
         return np.arange(self.lengths[index]), int(self.lengths[index]) // 2
 
 
-def test_among_the_largest_micro_batches_is_the_one_that_takes_most():
+def test_the_largest_micro_batch_is_the_one_that_takes_most():
     generator = np.random.default_rng(SEED)
     lengths = generator.integers(4, 500, 300).clip(max=generator.choice([60, 200, 500]))
     settings = {"max_length": 512, "batch_tokens": 1100, "pad": 0, "seed": 0, "epochs": 1}
@@ -306,8 +308,12 @@ def test_among_the_largest_micro_batches_is_the_one_that_takes_most():
         {"de": Samples(lengths)}, {"de": np.arange(300)}, mixture={}, micro_batches=None, **settings
     )
     shapes = {MicroBatch(*batch["labels"].shape, int((batch["labels"] != -100).sum())) for batch in batches}
-    config = read_config(tiny.BASE)
     found = largest(batches)
-    assert all(shape.supervised <= shape.rows * shape.length for shape in found)
-    most = predict(FLAGS, config, sorted(shapes, key=lambda s: s.rows * s.length)[-8:], "cpu", torch.float32)
-    assert predict(FLAGS, config, found, "cpu", torch.float32).total == pytest.approx(most.total, rel=0.02)
+    assert found in shapes
+    config = read_config(tiny.BASE)
+
+    def total(shape: MicroBatch) -> int:
+        return predict(Setting(FLAGS, config, shape, "cpu", torch.float32)).total
+
+    most = max(total(shape) for shape in sorted(shapes, key=lambda s: s.rows * s.length)[-8:])
+    assert total(found) == pytest.approx(most, rel=0.02)

@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 import maple
 from maple.data.packing import IGNORED
 from maple.lora import lora_parameters
-from maple.model import enable_recompute
 from maple.module import FineTuning
 from tests.maple.test_model import saved
 
@@ -110,28 +109,6 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(model):
         ]
     module = train(model, batches, accumulate=2)
     assert module.step_loss == pytest.approx(float(sum(losses)) / 9, rel=1e-6)
-
-
-def test_recomputing_layers_changes_no_bit(tmp_path):
-    saved(tmp_path)
-
-    def gradients(recompute):
-        torch.manual_seed(5)
-        model = maple.load_model(tmp_path.as_posix(), bits=4, rank=4, dropout=0.3)
-        for _, parameter in lora_parameters(model):
-            torch.nn.init.normal_(parameter, std=0.1)
-        if recompute:
-            enable_recompute(model)
-        train(model, [micro_batch(8)])
-        return values(model)
-
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    found = []
-    for recompute in (False, True):
-        torch.set_rng_state(state)
-        found.append(gradients(recompute))
-    assert torch.equal(*found)
 
 
 def test_only_lora_is_given_to_adamw_and_weights_do_not_decay(model):

@@ -18,11 +18,10 @@ def batch():
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_right_kernels_pass_each_shape_once(batch, bits):
+def test_right_kernels_pass_each_group_of_shapes_once(batch, bits):
     model = maple.load_model("tiny", bits=bits, rank=4, dropout=0.2, device=DEVICE).train()
-    shapes = {layer.packed.shape for layer in model.modules() if hasattr(layer, "packed")} - {(2048, 128)}
     state = torch.get_rng_state()
-    assert compare_kernels(model, batch) == len({*shapes} - {model.get_output_embeddings().packed.shape})
+    assert compare_kernels(model, batch) == 4  # q/k/v together, o, gate/up together, down
     assert torch.equal(torch.get_rng_state(), state)
 
 

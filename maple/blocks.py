@@ -1,0 +1,104 @@
+"""The two halves of a decoder layer, in place of transformers' own: attention and the gated MLP.
+
+    Attention   q, k, v = x [Wq; Wk; Wv]^T      rotary(q), rotary(k)      y = softmax(q k^T / sqrt(dim)) v Wo^T
+    GatedMLP    y = (silu(x Wg^T) * x Wu^T) Wd^T
+
+Llama, Mistral, Qwen2 and Qwen3 are alike in them; Qwen2 has biases on q, k and v, Qwen3 a norm on each head of q and k.
+What is new is that projections of one x are computed together (`lora.project`), and that packed samples come with
+their boundaries in place of a mask. Names and forward arguments are transformers', so its models and its `generate`
+do not notice, and neither do adapters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+import kernels
+from maple.lora import project
+
+
+class Attention(nn.Module):
+    """Takes over the projections, norms and sizes of transformers' module."""
+
+    is_causal = True  # sdpa_attention_forward asks for it
+
+    def __init__(self, theirs: nn.Module):
+        super().__init__()
+        for name, module in theirs.named_children():
+            self.add_module(name, module)
+        self.layer_idx, self.head_dim, self.scaling = theirs.layer_idx, theirs.head_dim, theirs.scaling
+        self.num_key_value_groups = theirs.num_key_value_groups
+        # Qwen's modules say whether their layer has one, of Mistral the config does, Llama has none
+        self.sliding_window = getattr(theirs, "sliding_window", getattr(theirs.config, "sliding_window", None))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values=None,
+        **kwargs,
+    ) -> tuple[Tensor, None]:
+        """hidden_states [rows, length, hidden] -> the same shape, and no attention weights.
+
+        attention_mask   of packed samples their `boundaries`, else what transformers makes for its SDPA
+        """
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q, k, v = (t.view(heads) for t in project(hidden_states, [self.q_proj, self.k_proj, self.v_proj]))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = apply_rotary_pos_emb(q, k, *position_embeddings, unsqueeze_dim=2)
+        if attention_mask is not None and attention_mask.dtype == torch.int32:
+            y = self._packed(q, k, v, attention_mask.flatten())
+        else:
+            y = self._one_a_row(q, k, v, attention_mask, past_key_values, kwargs)
+        return self.o_proj(y.reshape(*hidden_states.shape[:-1], -1)), None
+
+    def _packed(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
+        """[rows, length, heads, dim] -> [rows * length, heads, dim]: rows are only one list of samples."""
+        return kernels.packed_attention(
+            *(t.flatten(0, 1) for t in (q, k, v)), ends, self.scaling, longest=q.shape[1], window=self.sliding_window
+        )
+
+    def _one_a_row(self, q, k, v, attention_mask, past_key_values, kwargs) -> Tensor:
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        kwargs.pop("position_ids", None)
+        kwargs.pop("use_cache", None)
+        return sdpa_attention_forward(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)[0]
+
+
+class GatedMLP(nn.Module):
+    """Takes over the three projections of transformers' module."""
+
+    def __init__(self, theirs: nn.Module):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = theirs.gate_proj, theirs.up_proj, theirs.down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> [..., hidden]."""
+        gate, up = project(x, [self.gate_proj, self.up_proj])
+        return self.down_proj(silu(gate) * up)
+
+
+def replace_blocks(model: PreTrainedModel) -> None:
+    """Put ours in the place of transformers' in every decoder layer of a model."""
+    for layer in model.base_model.layers:
+        layer.self_attn, layer.mlp = Attention(layer.self_attn), GatedMLP(layer.mlp)
+
+
+def boundaries(position_ids: Tensor) -> Tensor:
+    """Where packed samples begin, as the attention above takes it in place of a mask.
+
+    position_ids [rows, length] begin again at 0 with each sample. Returns int32 [1, 1, 1, samples + 1]: a mask of four
+    dimensions transformers hands on as it is.
+    """
+    starts = torch.nonzero(position_ids.flatten() == 0).flatten()
+    ends = torch.cat([starts, starts.new_tensor([position_ids.numel()])])
+    return ends.to(torch.int32)[None, None, None]
