@@ -1,7 +1,7 @@
 # The verbs of the project. `make fit` and `make test` set up what they need on a machine with only Python and make.
 PYTHON ?= python3
 VENV := .venv
-KERNEL_TESTS := tests/triton tests/kernels/test_ops.py tests/kernels/test_attention.py
+KERNEL_TESTS := tests/triton tests/kernels/test_ops.py tests/kernels/test_attention.py tests/kernels/test_elementwise_ops.py
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

@@ -32,7 +32,7 @@ from triton.runtime.jit import JITFunction
 
 import kernels
 from benchmarks.ledger import append
-from kernels import gpu, lora, tiles
+from kernels import elementwise, gpu, lora, tiles
 from kernels.packed import without_memory
 
 TARGETS = {
@@ -120,7 +120,17 @@ def calls() -> dict[str, Callable]:
             f"G^T dropout(x) bf16 r={rank}": lambda r=rank: lora.grad_a(x_of(4096, r), x_of(4096), 0.1, 7),
             f"dropout'(G A) bf16 r={rank}": lambda r=rank: lora.grad_x(x_of(4096, r), x_of(r), 0.1, 7),
         }
-    return found
+    heads = [torch.empty(1, 4096, heads, 128, dtype=bf16, device="meta").transpose(1, 2) for heads in (32, 8)]
+    angles = torch.empty(1, 4096, 128, dtype=bf16, device="meta")
+    return found | {
+        "rms norm bf16": lambda: elementwise.rms_norm(x_of(4096), x_of(1)[0], 1e-5),
+        "rms norm backward bf16": lambda: elementwise.rms_norm_backward(
+            x_of(4096), x_of(4096), x_of(1)[0], torch.empty(4096, device="meta")
+        ),
+        "rotary bf16": lambda: elementwise.rotary(*heads, angles, angles, 1.0),
+        "swiglu bf16": lambda: elementwise.swiglu(x_of(4096, 14336), x_of(4096, 14336)),
+        "swiglu backward bf16": lambda: elementwise.swiglu_backward(*(x_of(4096, 14336) for _ in range(3))),
+    }
 
 
 @contextlib.contextmanager

@@ -30,13 +30,21 @@ def wrong(point: Point, o: Operands, results: list[Tensor]) -> tuple[str, float 
         sizes = formula(point, o, packs, torch.float64, rows, Tensor.abs)
         count = len(point.outs) + point.train  # y, and dX: of these the rows; dA and dB come whole
         results = [result[rows] for result in results[:count]] + results[count:]
+    sentence = fault(results, exact, plain, sizes)
+    if sentence:
+        return sentence, None
+    return "", ((results[0].double() - exact[0]).norm() / exact[0].norm()).item()
+
+
+def fault(results: list[Tensor], exact: list[Tensor], plain: list[Tensor], sizes: list[Tensor]) -> str:
+    """Which result is off by more than the bound, empty if none is."""
     for i, (found, right, near, size) in enumerate(zip(results, exact, plain, sizes, strict=True)):
         roundings = torch.finfo(near.dtype).eps * right.abs().max().item()
         error = _largest(found, right)
         allowed = max(2 * _largest(near, right), 4 * 2**-23 * size.abs().max().item(), roundings)
         if not error <= allowed:  # NaN is not either
-            return f"result {i + 1} of {len(exact)} is off by {error:.3g}, {allowed:.3g} is allowed", None
-    return "", ((results[0].double() - exact[0]).norm() / exact[0].norm()).item()
+            return f"result {i + 1} of {len(exact)} is off by {error:.3g}, {allowed:.3g} is allowed"
+    return ""
 
 
 def _largest(found: Tensor, exact: Tensor) -> float:

@@ -6,9 +6,9 @@
     python -m benchmarks.kernels --full       every shape, format, M and rank instead of the fixed list
 
 On a GPU: at most 400 points in four minutes, each provider timed over copies of the weight that the L2 cannot hold, in
-one CUDA graph (see timing.py). On a CPU: sizes that end in two minutes; each figure is the median of rounds in which
-the providers take turns, the ratio the median of the ratios of the rounds: on a machine whose speed drifts, only
-neighbours in time can be compared. Above 1 we are faster. No time is reported for a wrong result (see correct.py).
+one CUDA graph (see timing.py). On a CPU: sizes that end in two and a half minutes; each figure is the median of rounds
+in which the providers take turns, the ratio the median of the ratios of the rounds: on a machine whose speed drifts,
+only neighbours in time can be compared. Above 1 we are faster. No time is reported for a wrong result (see correct.py).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import ledger, points, timing
+from benchmarks import elementwise, ledger, points, timing
 from benchmarks.correct import wrong
 from benchmarks.peers import BF16, FLOAT32, OURS, SETTINGS, Operands, available, operands
-from benchmarks.points import Point
+from benchmarks.points import Elementwise, Point
 from benchmarks.rows import HEADING, Row
 from benchmarks.targets import TARGETS, judged
 
-SECONDS = {"cuda": 225, "cpu": 100}  # for the whole list; the point that is under way may end later
+SECONDS = {"cuda": 225, "cpu": 130}  # for the whole list; the point that is under way may end later
 
 
 def main() -> None:
@@ -52,7 +52,9 @@ def main() -> None:
         raise SystemExit(f"{red} of {len(chosen)} points are wrong or failed")
 
 
-def report(chosen: list[Point], device: str, seconds: float) -> tuple[list[Row], dict[str, float], list[str], int]:
+def report(
+    chosen: list[Point | Elementwise], device: str, seconds: float
+) -> tuple[list[Row], dict[str, float], list[str], int]:
     """(rows, limits, the lines that were printed, points where our result was wrong or raised)."""
     lines, rows, red, begin = [], [], 0, time.monotonic()
 
@@ -64,7 +66,8 @@ def report(chosen: list[Point], device: str, seconds: float) -> tuple[list[Row],
     limits = timing.limits(device)
     say(f"{ledger.device()}, {ledger.versions()}")
     say(f"limits in this run: copy {limits['GB/s']:,.0f} GB/s, matrix product {limits['TFLOP/s']:,.2f} TFLOP/s")
-    for line in [*(f"{name}: {SETTINGS[name]}" for name in providers), *missing]:
+    settings = {name: SETTINGS[name] for name in providers} | elementwise.SETTINGS
+    for line in [*(f"{name}: {words}" for name, words in settings.items()), *missing]:
         say(line)
     say(HEADING)
     dense = {}
@@ -75,7 +78,8 @@ def report(chosen: list[Point], device: str, seconds: float) -> tuple[list[Row],
                 say(f"  {other.name} {other.shape}")
             break
         say(f"{point.name} {point.shape}")
-        found, notes = measure(point, device, providers, dense)
+        able = elementwise.PROVIDERS if isinstance(point, Elementwise) else providers
+        found, notes = measure(point, device, able, dense)
         red += not any(row.provider == OURS for row in found)
         for line in [*(row.line(limits) for row in found), *(f"  {note}" for note in notes)]:
             say(line)
@@ -90,11 +94,14 @@ def report(chosen: list[Point], device: str, seconds: float) -> tuple[list[Row],
     return rows, limits, lines, red
 
 
-def measure(point: Point, device: str, providers: dict[str, Callable], dense: dict) -> tuple[list[Row], list[str]]:
+def measure(
+    point: Point | Elementwise, device: str, providers: dict[str, Callable], dense: dict
+) -> tuple[list[Row], list[str]]:
     """(a row for each provider that has the operation, what went wrong); of a wrong result of ours no row at all."""
+    make, judge = (elementwise.operands, elementwise.wrong) if isinstance(point, Elementwise) else (operands, wrong)
     try:
-        o = operands(point, device)
-        fault, error = wrong(point, o, providers[OURS](point, o, 1)[0]())
+        o = make(point, device)
+        fault, error = judge(point, o, providers[OURS](point, o, 1)[0]())
     except Exception as exception:
         return [], [f"{OURS} failed: {_sentence(exception)}"]
     if fault:
@@ -116,16 +123,16 @@ def _on_gpu(point: Point, o: Operands, providers: dict[str, Callable], dense: di
     rows, notes = [], []
     for name, function in providers.items():
         bits = "16-bit" if name == BF16 else point.bits
-        same = dataclasses.replace(point, bits=bits, rank=0)
+        same = dataclasses.replace(point, bits=bits, rank=0) if name == BF16 else None
         try:
-            if name == BF16 and same in dense:
+            if same in dense:
                 rows.append(dataclasses.replace(dense[same], point=point))
                 continue
             calls = function(point, o, timing.copies(point.weight_bytes(bits), "cuda"))
             if calls:
                 row = Row(point, name, bits, *timing.on_gpu(calls), timing.workspace(calls[0]))
                 rows.append(row)
-                if name == BF16:
+                if same:
                     dense[same] = row
         except Exception as exception:  # a peer that fails must not end the run, nor one kernel of ours
             notes.append(f"{name} failed: {_sentence(exception)}")

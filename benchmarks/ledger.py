@@ -52,7 +52,7 @@ def device() -> str:
 def versions() -> str:
     """Of what was measured, as far as it is installed."""
     found = {}
-    for name in ("torch", "triton", "bitsandbytes", "peft", "torchao"):
+    for name in ("torch", "triton", "transformers", "bitsandbytes", "peft", "torchao"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return " ".join(f"{name} {version}" for name, version in found.items())

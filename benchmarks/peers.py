@@ -62,7 +62,8 @@ def packed(out: int, columns: int, device: str, bits: str):
 
 
 @functools.cache
-def _generator(device: str) -> torch.Generator:
+def generator(device: str) -> torch.Generator:
+    """Of all random operands on a device."""
     return torch.Generator(device).manual_seed(0)  # its own, so that a captured graph has no part in its state
 
 
@@ -70,7 +71,7 @@ def operands(point: Point, device: str) -> Operands:
     """Random ones: bf16 on a GPU, float32 on a CPU, A and B float32 in either."""
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device, generator=_generator(device))
+        return torch.randn(shape, device=device, generator=generator(device))
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     weights = [weight(out, point.columns, device) for out in point.outs]

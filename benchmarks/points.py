@@ -1,7 +1,8 @@
 """What benchmarks.kernels measures: the list of points, the bytes and operations of each.
 
 A point is one call: an operation on weights of one format, at M rows of x, with a LoRA of some rank or none, forward
-or forward and backward. Shapes are those of Llama-2-7B, Mistral-7B and Llama-3-8B; of these the last two share theirs.
+or forward and backward; or what lies between the linear layers, on M rows. Shapes are those of Llama-2-7B, Mistral-7B
+and Llama-3-8B; of these the last two share theirs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 BITS = {"nf4": (4, False), "nf4 double": (4, True), "int8": (8, False)}  # -> bits and double_quant of kernels.quantize
 BLOCK = 64  # elements that share one absmax in NF4
@@ -78,6 +80,43 @@ class Point:
         return 2 * base + 3 * lora if self.train else base + lora  # backward: dX; of the LoRA G, dA, dB and its dX
 
 
+@dataclass(frozen=True)
+class Elementwise:
+    """One call of what lies between the linear layers; nothing is multiplied with a weight, so bytes alone decide."""
+
+    operation: str  # rms norm, rotary, swiglu
+    widths: tuple[int, ...]  # numbers of a row: of x; of q and of k; of gate and of up
+    m: int  # rows
+    head: int = 0  # numbers of a head of q and k
+    train: bool = False  # forward, and the gradients of x; of q and k; of gate and up
+
+    bits: ClassVar[str] = "16-bit"
+    flop: ClassVar[int] = 0
+
+    @property
+    def name(self) -> str:
+        """The operation in words."""
+        return self.operation + (" forward + backward" if self.train else "")
+
+    @property
+    def shape(self) -> str:
+        """4096+1024 M=4096 head=128."""
+        return "+".join(map(str, self.widths)) + f" M={self.m}" + (f" head={self.head}" if self.head else "")
+
+    def weight_bytes(self, bits: str, size: int = 2) -> int:
+        """Of the rows that come in, which stand here for a weight: a copy of them is what a cache must not hold."""
+        return size * self.m * sum(self.widths) * (2 if self.train else 1)
+
+    def bytes(self, bits: str | None = None, size: int = 2) -> int:
+        """The fewest that a call can move: each operand read and each result written once, in each direction."""
+        rows, directions = self.m * sum(self.widths), 2 if self.train else 1
+        if self.operation == "rms norm":  # x, y; dY, x, dX
+            return size * (rows * (5 if self.train else 2) + directions * self.widths[0])
+        if self.operation == "rotary":  # q, k, the same turned, half of cos and of sin; and back
+            return size * directions * (2 * rows + self.m * self.head)
+        return size * rows * (8 if self.train else 3) // 2  # gate, up, y; dY, gate, up, dGate, dUp
+
+
 SQUARE, QKV_LLAMA2, GATE_LLAMA2, GATE_UP_LLAMA2, DOWN_LLAMA2 = (
     (4096, 4096), (12288, 4096), (11008, 4096), (22016, 4096), (4096, 11008),
 )  # fmt: skip
@@ -98,12 +137,23 @@ def convert(operation: str, bits: str, shape: tuple[int, int]) -> Point:
     return Point(operation, bits, (shape[0],), shape[1])
 
 
-def gpu_points() -> list[Point]:
+def elementwise(m: int, hidden: int, kv: int, mlp: int, head: int, train: bool) -> list[Elementwise]:
+    """Those of a decoder layer at m tokens."""
+    return [
+        Elementwise("rms norm", (hidden,), m, 0, train),
+        Elementwise("rotary", (hidden, kv), m, head, train),
+        Elementwise("swiglu", (mlp, mlp), m, 0, train),
+    ]
+
+
+def gpu_points() -> list[Point | Elementwise]:
     """The fixed list: first what the targets are about, then whole families, the most used first; at most 400."""
     points = [convert("dequantize", "nf4 double", DOWN)]
     points += [linear("nf4 double", shape, 1) for shape in ((8192, 8192), GATE_UP)]
     points += [linear("nf4 double", shape, m) for shape in (GATE, SQUARE) for m in (1, 2, 4, 8, 16, 64, 128, 4096)]
     points += [linear("nf4 double", GATE, 4096, 16, True)]
+    for train in (True, False):
+        points += elementwise(4096, 4096, 1024, 14336, 128, train)
     points += [linear("nf4 double", shape, m) for shape in (GATE, SQUARE, DOWN) for m in SWEEP]
     points += [linear("nf4 double", GATE, 4096, rank, True) for rank in RANKS]
     points += [linear("nf4 double", GATE, m, 16, train) for train in (False, True) for m in SWEEP]
@@ -127,8 +177,11 @@ def full_grid() -> list[Point]:
     return points + [linear(*cell) for cell in grid if cell[0] != "16-bit" or cell[3]]  # kernels.linear on a tensor
 
 
-def cpu_points(side: int = 2048, large: int = 4096, m: int = 1024) -> list[Point]:
-    """What ends in two minutes on two cores: every operation on a square weight, those of the README on a large one."""
+def cpu_points(side: int = 2048, large: int = 4096, m: int = 1024) -> list[Point | Elementwise]:
+    """What ends in two and a half minutes on two cores: all operations on a square weight, the README's on a large one.
+
+    What lies between linear layers is that of half a `side`: hidden 1,024, an MLP of 2,816, 16 + 8 heads of 64.
+    """
     points = [convert(operation, bits, (side, side)) for operation in ("quantize", "dequantize") for bits in BITS]
     points += [linear(bits, (side, side), m) for bits in BITS]
     points += [linear(bits, (side, side), m, 0, True) for bits in ("nf4 double", "int8")]
@@ -137,4 +190,4 @@ def cpu_points(side: int = 2048, large: int = 4096, m: int = 1024) -> list[Point
     points += [convert("quantize", bits, (large, large)) for bits in BITS]
     for bits in ("nf4 double", "int8"):
         points += [convert("dequantize", bits, (large, large)), linear(bits, (large, large), m)]
-    return points
+    return points + elementwise(m, side // 2, side // 4, side * 11 // 8, side // 32, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import ledger
-from benchmarks.points import Point
+from benchmarks.points import Elementwise, Point
 
 HEADING = f"  {'':22}{'us':>10}{'20 %':>10}{'80 %':>10}{'GB/s':>8}{'limit':>7}{'TFLOP/s':>9}{'limit':>7}{'MB':>8}"
 HEADING += f"{'/ maple':>9}  how"
@@ -20,7 +20,7 @@ HEADING += f"{'/ maple':>9}  how"
 class Row:
     """One provider at one point. `ratio`: its time over ours."""
 
-    point: Point
+    point: Point | Elementwise
     provider: str
     bits: str  # of the weights it reads
     micros: list[float]
@@ -31,7 +31,7 @@ class Row:
     size: int = 2  # bytes of a number of x
 
     @property
-    def base(self) -> Point:
+    def base(self) -> Point | Elementwise:
         """What it computes: plain weights do a LoRA layer's base alone."""
         return dataclasses.replace(self.point, rank=0) if self.bits != self.point.bits else self.point
 

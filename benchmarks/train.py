@@ -1,172 +1,280 @@
-"""One QLoRA training step at the shapes of Llama-2-7B: tokens per second and peak memory, beside peft + bitsandbytes.
+"""What a rank and a bit-width cost: tokens per second and memory of a training step, beside peft + bitsandbytes.
 
-    python -m benchmarks.train               measure, print, append to benchmarks/ledger.csv
-    python -m benchmarks.train --dry         measure and print only
-    python -m benchmarks.train --out DIR     ledger.csv and the table, train.txt, go into DIR
+    python -m benchmarks.train                             ranks 8 to 128 in 4, 8 and 16 bits; a table and two pictures
+    python -m benchmarks.train --ranks 32 --bits 4 --recompute layer
+    python -m benchmarks.train --data DIR --tokenizer DIR  batches of real samples: theirs padded, ours packed
+    python -m benchmarks.train --dry                       measure and print only; --out DIR keeps all files there
 
-A step is forward, backward, clipping and AdamW on one micro-batch, every row of which is one sample and every token
-supervised. Weights are random (`contestants.py`): speed does not depend on them. In 4 bits ours and peft take turns
-step by step, and the ratio is the median of the ratios of neighbours. Without a GPU a small model exercises the code.
+A step is forward, backward, clipping and AdamW on one micro-batch. Without --data its rows are full and every token is
+supervised, so that all contestants do the same work. With --data each batch is so many samples of real instructions,
+the same for all: padded to the longest as transformers' Trainer does it, packed without padding as maple does.
+Contestants take turns step by step, and a ratio is the median of the ratios of neighbours. Weights are random
+(`contestants.py`): speed does not depend on them. The shape is that of a 7B model on a GPU, of 60 M on a CPU.
 
-The ceiling is a step that only multiplies by the frozen weights of the decoder layers, at the rate measured here for
-plain products of the same shapes: 2 FLOP a parameter and token forward, 2 for dX, 2 more where the forward is
-recomputed. A frozen weight has no dW. LoRA, attention, norms and the output head come on top.
+MFU is the useful work over what plain products of the layers' shapes reach here, in the same run: 4 FLOP a token and
+frozen weight (forward and dX; a frozen weight has no dW), 6 a LoRA weight. Recomputation is no useful work.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import math
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 from transformers import LlamaConfig
 
 from benchmarks import ledger
-from benchmarks.contestants import STD, Contestant, ours, peers, why_no_peers
+from benchmarks.contestants import MAPLE, PROVIDERS, Case, Contestant, why_no_peers
+from benchmarks.train_report import Report, Row
+from maple.choices import RECOMPUTE
 from maple.data.packing import Batch, collate
 from maple.device import choose_device
-from maple.model import empty_model
+from maple.live import LiveBytes
 
+RANKS = (8, 16, 32, 64, 128)  # the MAPLE paper's
 BITS = (4, 8, 16)
-RECOMPUTE = ("none", "layer")  # the two values of --recompute of maple.fit
-WARM_UP, STEPS = 2, 10  # the first step compiles and makes the optimizer's state
+WARM_UP, STEPS = 2, 5  # the first step compiles and makes the optimizer's state
 MATMUL_SECONDS = 1.0  # long enough for the clock under load to settle
 SIZES = {
     "Llama-2-7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    # 704 and not 688: on a CPU bitsandbytes 0.50.2 unpacks rows wrongly that are no multiple of the block size
-    "small": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4},
-}
-VOCABULARY = {"Llama-2-7B": 32000, "small": 1000}
-ROWS = {"Llama-2-7B": (2, 2048), "small": (2, 256)}  # sequences, and tokens of each
-
-
-@dataclass
-class Result:
-    """What the turns of one contestant gave."""
-
-    seconds: list[float] = field(default_factory=list)  # of each step
-    peak: int = 0  # bytes, without what the other contestant holds; 0 where it is not measured
-    out_of_memory: bool = False
+    "Mistral-7B": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "60M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
+    "wide": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4, "num_attention_heads": 16},
+}  # fmt: skip
+ROWS = {"Llama-2-7B": (4, 2048), "Mistral-7B": (4, 2048)}  # sequences, and tokens of each
+SMALL_ROWS = (1, 1024)
+BATCHES = 12  # of real samples
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure every case, print a table, append to the ledger."""
+    """Measure every cell, print tables, append to the ledger, draw."""
     arguments = parse(argv)
     device, dtype = choose_device("auto", "auto")
-    size = arguments.size or ("Llama-2-7B" if device.type == "cuda" else "small")
-    sequences, length = arguments.sequences or ROWS[size][0], arguments.length or ROWS[size][1]
-    config = LlamaConfig(**SIZES[size], vocab_size=VOCABULARY[size], rms_norm_eps=1e-5, max_position_embeddings=4096)
-    console = Console(width=118, record=True, highlight=False)
-    report = Report(f"{size} r{arguments.rank} {sequences}x{length}", sequences * length, config, dtype, arguments)
-    report.measure_ceiling(device)
-    no_peers = why_no_peers(device)
-    if no_peers:
-        console.print(f"peft + bitsandbytes skipped: {no_peers}")
-    batch = make_batch(config, sequences, length, device)
-    for bits in BITS:
-        builders = {"maple": partial(ours, config, bits, arguments.rank, device, dtype)}
-        if bits == 4 and not no_peers:
-            builders["peft"] = partial(peers, config, arguments.rank, device, dtype)
-        compare(bits, builders, batch, device, report, console)
-        free()
-    console.print(report.table)
+    size = arguments.size or ("Llama-2-7B" if device.type == "cuda" else "60M")
+    config = LlamaConfig(**SIZES[size], vocab_size=32000, rms_norm_eps=1e-5, max_position_embeddings=4096)
+    console = Console(width=130, record=True, highlight=False)
+    names = contestants(arguments, device, console)
+    batches, shape = make_batches(arguments, config, ROWS.get(size, SMALL_ROWS), device)
+    settings = f"recompute {arguments.recompute}{', compiled' if arguments.compile else ''}"
+    report = Report(f"{size} {shape}", settings, config, layer_rate(config, batches, dtype, device))
+    for bits in arguments.bits:
+        case = Case(config, bits, device, dtype, arguments.recompute, arguments.compile)
+        found = [name for name in names if bits in PROVIDERS[name].bits]
+        console.print(f"{bits} bits, {settings}: {', '.join(found)} ...")
+        measure(case, found, arguments.ranks, batches, report)
+    where = None if arguments.dry else arguments.out or ledger.LEDGER.parent
+    for table in report.tables():
+        console.print(table)
+    if where:
+        report.write(where / ledger.LEDGER.name)
+        for line in report.draw(where):
+            console.print(line)
     if arguments.out:
         (arguments.out / "train.txt").write_text(console.export_text(), encoding="utf-8")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; the folder of --out exists after it."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in text.split(",")]
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=list(SIZES), help="by default Llama-2-7B on a GPU, small on a CPU")
-    parser.add_argument("--rank", type=int, default=16, help="of every LoRA pair")
-    parser.add_argument("--sequences", type=int, help="rows of the micro-batch")
-    parser.add_argument("--length", type=int, help="tokens of a row")
+    parser.add_argument("--size", choices=list(SIZES), help="by default Llama-2-7B on a GPU, 60M on a CPU")
+    parser.add_argument("--ranks", type=numbers, default=RANKS, help="as 8,16,32")
+    parser.add_argument("--bits", type=numbers, default=BITS, help="as 4,8,16")
+    parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="selective is maple's alone")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of maple's decoder layers")
+    parser.add_argument("--only", choices=list(PROVIDERS), help="measure one contestant")
+    parser.add_argument("--sequences", type=int, help="full rows of a micro-batch")
+    parser.add_argument("--length", type=int, help="tokens of a full row")
+    parser.add_argument("--data", type=Path, help="folder of <lang>.jsonl: batches of real samples")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer for --data")
+    parser.add_argument("--samples", type=int, default=8, help="samples of a batch of --data")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--dry", action="store_true", help="do not write to the ledger")
-    where.add_argument("--out", type=Path, help="folder for ledger.csv and train.txt, in place of the ledger here")
+    where.add_argument("--dry", action="store_true", help="write nothing")
+    where.add_argument("--out", type=Path, help="folder for ledger.csv, table and pictures, in place of benchmarks/")
     arguments = parser.parse_args(argv)
+    if (arguments.data is None) != (arguments.tokenizer is None):
+        parser.error("--data and --tokenizer go together")
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
 
 
-def compare(
-    bits: int,
-    builders: dict[str, Callable[[], Contestant]],
-    batch: Batch,
-    device: torch.device,
-    report: Report,
-    console: Console,
-) -> None:
-    """Both values of recompute at one bit-width; the models are gone when it returns."""
-    contestants = {name: enter(builder) for name, builder in builders.items()}
-    for recompute in RECOMPUTE:
-        console.print(f"{bits} bits, recompute {recompute}: {' and '.join(contestants)} ...")
-        if recompute == "layer":
-            for contestant in filter(None, contestants.values()):
-                contestant.recompute()
-        report.add(bits, recompute, contestants, take_turns(contestants, batch, device))
+def contestants(arguments: argparse.Namespace, device: torch.device, console: Console) -> list[str]:
+    """Those that can be measured here; what cannot is said."""
+    names = [arguments.only] if arguments.only else list(PROVIDERS)
+    if arguments.recompute == "selective":
+        names = [MAPLE]
+    if names != [MAPLE] and (reason := why_no_peers(device)):
+        console.print(f"peft + bitsandbytes skipped: {reason}")
+        names = [MAPLE]
+    return names
 
 
-def make_batch(config: LlamaConfig, sequences: int, length: int, device: torch.device) -> Batch:
-    """Rows of one random sample each, as `maple.data.packing` collates them."""
-    random = np.random.default_rng(0)
-    rows = [[(random.integers(config.vocab_size, size=length + 1), 1)] for _ in range(sequences)]
-    batch = collate(rows, length, pad=0)
+# ----------------------------------------------------------------------------------------------------------------------
+# Batches
+# ----------------------------------------------------------------------------------------------------------------------
+
+Pair = tuple[Batch, Batch]  # the same samples for maple and for the others
+
+
+def make_batches(
+    arguments: argparse.Namespace, config: LlamaConfig, rows: tuple[int, int], device: torch.device
+) -> tuple[list[Pair], str]:
+    """(batches, what they are in a word)."""
+    if arguments.data:
+        batches = real_batches(arguments.data, arguments.tokenizer, arguments.samples)
+        shape = f"{arguments.data.name} {arguments.samples} samples"
+    else:
+        sequences, length = arguments.sequences or rows[0], arguments.length or rows[1]
+        random = np.random.default_rng(0)
+        full = [[(random.integers(config.vocab_size, size=length + 1), 1)] for _ in range(sequences)]
+        one = collate(full, length, pad=0)
+        batches, shape = [(one, one)] * (WARM_UP + STEPS), f"{sequences}x{length}"
+    return [tuple(to_device(batch, device) for batch in pair) for pair in batches], shape
+
+
+def real_batches(folder: Path, tokenizer: Path, count: int) -> list[Pair]:
+    """BATCHES of `count` samples, drawn from all languages of a folder."""
+    from maple.data.sources import open_source
+    from maple.data.tokens import Limits, tokenize
+    from maple.tokenizer import load_tokenizer
+
+    source, reader = open_source(str(folder), None), load_tokenizer(tokenizer)
+    table = [
+        tokenize(language, source.read(language)[0], "alpaca", reader, Limits(2048, 4096))
+        for language in source.languages
+    ]
+    samples = [(language, index) for language in table for index in range(len(language))]
+    chosen = np.random.default_rng(0).permutation(len(samples))[: BATCHES * count]
+    drawn = [samples[i][0][samples[i][1]] for i in chosen]
+    groups = [drawn[i : i + count] for i in range(0, len(drawn), count)]
+    return [(packed(group), padded(group)) for group in groups]
+
+
+def packed(samples: list[tuple[np.ndarray, int]]) -> Batch:
+    """One behind the other in one row, as long as they are."""
+    return collate([samples], sum(len(ids) - 1 for ids, _ in samples), pad=0)
+
+
+def padded(samples: list[tuple[np.ndarray, int]]) -> Batch:
+    """A row for each, padded to the longest, and the mask that says so (transformers' DataCollatorForSeq2Seq)."""
+    longest = max(len(ids) - 1 for ids, _ in samples)
+    batch = collate([[sample] for sample in samples], longest, pad=0)
+    lengths = torch.tensor([len(ids) - 1 for ids, _ in samples])
+    mask = (torch.arange(longest) < lengths[:, None]).long()
+    del batch["position_ids"]  # transformers counts them itself; ours would say that the padding is a sample
+    return batch | {"attention_mask": mask}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Its tensors there."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def enter(build: Callable[[], Contestant]) -> Contestant | None:
-    """Build a contestant and note what it holds; None where the device is too small for it."""
-    before = torch.cuda.memory_allocated()  # 0 without a GPU
+# ----------------------------------------------------------------------------------------------------------------------
+# Turns
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def measure(case: Case, names: list[str], ranks: list[int], batches: list[Pair], report: Report) -> None:
+    """All ranks at one bit-width; the models are gone when it returns."""
+    bases = {name: attempt(lambda name=name: PROVIDERS[name].base(case)) for name in names}
+    for rank in ranks:
+        running = {
+            name: attempt(lambda name=name, rank=rank: PROVIDERS[name].attach(case, bases[name], rank))
+            for name in names
+            if bases[name] is not None
+        }
+        seconds = take_turns(running, batches, case.device)
+        peaks = {name: peak(running[name], name, batches, case.device) for name in seconds}
+        for name in names:
+            if name not in seconds:
+                report.add(Row(case.bits, rank, name))
+                continue
+            first = running[name]
+            trained = sum(parameter.numel() for parameter in first.parameters)
+            times = seconds[name], seconds.get(MAPLE)
+            counts = [(b["tokens"], int((b["labels"] >= 0).sum())) for b, _ in batches[WARM_UP:]]
+            report.add(
+                Row(case.bits, rank, name, first.provider, *times, counts, peaks[name], trained, first.first_loss)
+            )
+        for name, base in bases.items():
+            if base is not None:
+                PROVIDERS[name].detach(base)
+        del running
+        free()
+
+
+def attempt(build: Callable):
+    """What `build` gives; None where the device is too small for it."""
     try:
-        contestant = build()
-        contestant.held = torch.cuda.memory_allocated() - before
-        return contestant
+        return build()
     except torch.OutOfMemoryError:
         pass  # freed below: inside the handler the traceback still holds it
     free()
     return None
 
 
-def take_turns(contestants: dict[str, Contestant | None], batch: Batch, device: torch.device) -> dict[str, Result]:
-    """WARM_UP + STEPS steps of each, one after the other; the warm-up is not in the seconds, but in the peak."""
-    results = {name: Result(out_of_memory=contestant is None) for name, contestant in contestants.items()}
-    for _ in range(WARM_UP + STEPS):
-        for name, result in results.items():
-            if not result.out_of_memory:
-                turn(contestants[name], result, batch, device)
-    for result in results.values():
-        del result.seconds[:WARM_UP]
-    return results
+def take_turns(
+    running: dict[str, Contestant | None], batches: list[Pair], device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each step but the warm-up, of those that never ran out of memory."""
+    found = {name: [] for name, contestant in running.items() if contestant is not None}
+    for pair in batches:
+        for name in list(found):
+            batch = pair[0 if name == MAPLE else 1]
+            taken = attempt(lambda name=name, batch=batch: seconds(lambda: running[name].step(batch), device))
+            if taken is None:
+                running[name].model.zero_grad()
+                del found[name]
+                continue
+            found[name].append(taken)
+    return {name: times[WARM_UP:] for name, times in found.items()}
 
 
-def turn(contestant: Contestant, result: Result, batch: Batch, device: torch.device) -> None:
-    """One step, its seconds and its peak. What others hold is on the device too, and is subtracted."""
-    before = torch.cuda.memory_allocated()
+def peak(contestant: Contestant, name: str, batches: list[Pair], device: torch.device) -> int:
+    """Bytes of the tensors of a contestant at the peak of a step: on a GPU those that PyTorch has allocated, without
+    what others hold; on a CPU living tensors, counted."""
+    batch = max((pair[0 if name == MAPLE else 1] for pair in batches), key=lambda b: b["labels"].numel())
+    own = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held(contestant.model)}
     if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    try:
-        result.seconds.append(seconds(lambda: contestant.step(batch), device))
-    except torch.OutOfMemoryError:
-        result.out_of_memory = True
-    if result.out_of_memory:  # outside the handler, whose traceback holds the activations
-        contestant.model.zero_grad()
-        free()
-    elif device.type == "cuda":
-        result.peak = max(result.peak, torch.cuda.max_memory_allocated() - before + contestant.held)
-    contestant.held += torch.cuda.memory_allocated() - before
+        contestant.step(batch)
+        return torch.cuda.max_memory_allocated() - before + sum(own.values()) + state_bytes(contestant)
+    with LiveBytes() as counter:
+        for tensor in held(contestant.model):
+            counter.count(tensor)
+        contestant.step(batch)
+    return counter.peak.total() + state_bytes(contestant)
+
+
+def held(model: nn.Module) -> list[torch.Tensor]:
+    """The tensors of a model, also those that bitsandbytes keeps beside its parameters."""
+    tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None) or getattr(module, "state", None)
+        for part in (state, getattr(state, "state2", None)):
+            tensors += [value for value in vars(part).values() if isinstance(value, torch.Tensor)] if part else []
+        tensors += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return tensors
+
+
+def state_bytes(contestant: Contestant) -> int:
+    """Two averages of AdamW, made in the first step and there ever after."""
+    return 2 * sum(parameter.nbytes for parameter in contestant.parameters)
 
 
 def free() -> None:
@@ -176,96 +284,34 @@ def free() -> None:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of one call: between two events on the GPU, by the clock on a CPU."""
-    if device.type == "cpu":
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
+    """Of one call, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
     call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
-def matmul_rates(shapes: list[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> list[float]:
-    """FLOP/s of x W^T over weights of these shapes, [tokens] rows of x, again and again for MATMUL_SECONDS."""
+def layer_rate(config: LlamaConfig, batches: list[Pair], dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of plain products x W^T with the weights of one decoder layer, again and again for MATMUL_SECONDS."""
+    hidden, wide = config.hidden_size, config.intermediate_size
+    kv = config.num_key_value_heads * config.head_dim
+    shapes = [(hidden, hidden)] * 2 + [(kv, hidden)] * 2 + [(wide, hidden)] * 2 + [(hidden, wide)]
+    tokens = int(np.median([batch["input_ids"].numel() for batch, _ in batches]))
     weights = [torch.randn(shape, dtype=dtype, device=device) for shape in shapes]
-    inputs = [torch.randn(tokens, columns, dtype=dtype, device=device) for _, columns in shapes]
+    inputs = {columns: torch.randn(tokens, columns, dtype=dtype, device=device) for columns in (hidden, wide)}
 
     def products() -> None:
-        for x, weight in zip(inputs, weights, strict=True):
-            x @ weight.T
+        for weight in weights:
+            inputs[weight.shape[1]] @ weight.T
 
-    flop = 2 * tokens * sum(math.prod(shape) for shape in shapes)
+    flop = 2 * tokens * sum(weight.numel() for weight in weights)
     rates, start = [], time.perf_counter()
     while len(rates) < 3 or time.perf_counter() - start < MATMUL_SECONDS:
         rates.append(flop / seconds(products, device))
-    return rates[len(rates) // 2 :]  # what comes first is warm-up
-
-
-class Report:
-    """The table and the rows of the ledger, filled case by case: what was measured before a failure is kept."""
-
-    def __init__(self, shape: str, tokens: int, config: LlamaConfig, dtype: torch.dtype, arguments: argparse.Namespace):
-        self.shape, self.tokens, self.dtype = shape, tokens, dtype
-        self.path = None if arguments.dry else (arguments.out / "ledger.csv" if arguments.out else ledger.LEDGER)
-        model = empty_model(config)
-        head = model.get_output_embeddings()
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-        self.parameters = sum(module.weight.numel() for module in linear)
-        self.layer_shapes = [tuple(module.weight.shape) for module in linear[: len(linear) // config.num_hidden_layers]]
-        # Logits of random weights behind a norm are normal, with the variance hidden * STD^2.
-        self.expected_loss = math.log(config.vocab_size) + config.hidden_size * STD**2 / 2
-
-    def measure_ceiling(self, device: torch.device) -> None:
-        """Plain products of the shapes of one decoder layer; the table begins with them."""
-        rates = matmul_rates(self.layer_shapes, self.tokens, self.dtype, device)
-        self.matmul_rate = statistics.median(rates)
-        name = str(self.dtype).removeprefix("torch.")
-        self.write(f"matmul {name}, one layer", "torch", "rate", "TFLOP/s", [rate / 1e12 for rate in rates])
-        products = f"products of a layer in {name}: {self.matmul_rate / 1e12:,.3g} TFLOP/s"
-        self.table = Table(
-            title=f"{self.shape}, {ledger.device()}; {products}",
-            caption=f"median (20-80 %) of {STEPS} steps; ratio: peft's seconds to ours, the median of neighbours; "
-            f"loss: before training, {self.expected_loss:.2f} is expected of random weights",
-        )
-        for column in ("bits", "recompute", "", "tokens/s", "(20-80 %)", "of ceiling", "peak GiB", "ratio", "loss"):
-            self.table.add_column(column, justify="left" if column in ("", "recompute") else "right", no_wrap=True)
-
-    def add(
-        self, bits: int, recompute: str, contestants: dict[str, Contestant | None], results: dict[str, Result]
-    ) -> None:
-        """A row for each contestant, and its figures in the ledger."""
-        ceiling = self.matmul_rate / ((6 if recompute == "layer" else 4) * self.parameters)  # tokens/s
-        finished = [result for result in results.values() if not result.out_of_memory]
-        for name, result in results.items():
-            if result.out_of_memory:
-                self.table.add_row(str(bits), recompute, name, "out of memory")
-                continue
-            rates = [self.tokens / second for second in result.seconds]
-            case, provider = f"train step {bits} bits, recompute {recompute}", contestants[name].provider
-            self.write(case, provider, "rate", "tokens/s", rates)
-            self.write(
-                case, provider, "share of the linear-layer ceiling", "fraction", [rate / ceiling for rate in rates]
-            )
-            if result.peak:
-                self.write(case, provider, "peak memory", "GiB", [result.peak / 2**30])
-            low, median, high = np.quantile(rates, [0.2, 0.5, 0.8])
-            ratio = ""
-            if name == "maple" and len(finished) == 2:
-                ratio = f"{np.median(np.divide(results['peft'].seconds, result.seconds)):.2f}"
-            peak = f"{result.peak / 2**30:.2f}" if result.peak else "-"
-            span, share = f"({low:,.0f}-{high:,.0f})", f"{median / ceiling:.0%}"
-            loss = f"{contestants[name].first_loss:.3f}"
-            self.table.add_row(str(bits), recompute, name, f"{median:,.0f}", span, share, peak, ratio, loss)
-
-    def write(self, case: str, provider: str, metric: str, unit: str, values: list[float]) -> None:
-        """Append to the ledger, unless the run is dry."""
-        if self.path:
-            ledger.append(case, provider, self.shape, metric, unit, values, self.path)
+    return float(np.median(rates[len(rates) // 2 :]))  # what comes first is warm-up
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""NF4 and int8 weights, and the linear layers that compute with them. Knows PyTorch and nothing of maple.
+"""NF4 and int8 weights, the linear layers that compute with them, and what lies between those layers.
 
     w = kernels.quantize(weight, bits=4, block_size=64, double_quant=True)
     y = kernels.linear(x, w)
     y = kernels.lora_linear(x, w, a, b, scaling=alpha / rank)
+    y = kernels.rms_norm(x, weight, eps)
+    q, k = kernels.rotary(q, k, cos, sin)
+    y = kernels.swiglu(gate, up)
 
 `packed.py` has the bytes; `naive.py` is the specification in plain PyTorch and what a CPU runs, `gpu.py` the same in
 Triton (`nf4.py`, `int8.py`, `lora.py`, `tiles.py`); `ops.py` is what is called, and what autograd and compilers see.
-`attention.py` is attention over packed samples.
+`naive_elementwise.py`, `elementwise.py` and `elementwise_ops.py` are these three for what lies between the linear
+layers, `attention.py` is attention over packed samples.
 """
 
 from kernels.attention import packed_attention
 from kernels.checks import FLOATS
+from kernels.elementwise_ops import rms_norm, rotary, swiglu
 from kernels.ops import dequantize, linear, lora_linear, lora_linear_grouped, quantize
 from kernels.packed import BLOCK_SIZES, Int8Weight, NF4Weight, Weight
 
@@ -26,4 +31,7 @@ __all__ = [
     "lora_linear_grouped",
     "packed_attention",
     "quantize",
+    "rms_norm",
+    "rotary",
+    "swiglu",
 ]

@@ -59,3 +59,54 @@ def check_pair(x: Tensor, w: Weight, a: Tensor, b: Tensor) -> None:
             raise ValueError(f"{name} must be floats, found {tensor.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"x lies on {x.device}, {name} on {tensor.device}")
+
+
+def check_norm(x: Tensor, weight: Tensor) -> None:
+    """x [..., n] and a frozen weight [n], on one device."""
+    if x.dtype not in FLOATS or x.dim() == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must be floats [..., n] with n at least 1, found {list(x.shape)} of {x.dtype}")
+    if list(weight.shape) != [x.shape[-1]] or weight.dtype not in FLOATS:
+        raise ValueError(
+            f"weight must be floats [{x.shape[-1]}] for x {list(x.shape)}, found {list(weight.shape)} of {weight.dtype}"
+        )
+    if weight.requires_grad:
+        raise ValueError("the weight requires a gradient; a frozen one is expected: weight.requires_grad_(False)")
+    if weight.device != x.device:
+        raise ValueError(f"x lies on {x.device}, the weight on {weight.device}")
+
+
+def check_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """q and k [batch, heads, tokens, head_dim], cos and sin [1 or batch, tokens, head_dim], on one device."""
+    if q.dim() != 4 or q.shape[3] % 2 or q.shape[3] == 0 or q.dtype not in FLOATS:
+        raise ValueError(
+            "q must be floats [batch, heads, tokens, head_dim] with an even head_dim, "
+            f"found {list(q.shape)} of {q.dtype}"
+        )
+    batch, _, tokens, width = q.shape
+    if k.dim() != 4 or [k.shape[i] for i in (0, 2, 3)] != [batch, tokens, width] or k.dtype != q.dtype:
+        raise ValueError(
+            f"k must be [{batch}, heads, {tokens}, {width}] of {q.dtype} beside q, found {list(k.shape)} of {k.dtype}"
+        )
+    for name, tensor in (("cos", cos), ("sin", sin)):
+        if list(tensor.shape) not in ([1, tokens, width], [batch, tokens, width]) or tensor.dtype not in FLOATS:
+            raise ValueError(
+                f"{name} must be floats [1 or {batch}, {tokens}, {width}] beside q {list(q.shape)}, "
+                f"found {list(tensor.shape)} of {tensor.dtype}"
+            )
+        if tensor.requires_grad:
+            raise ValueError(f"{name} requires a gradient; there is none for angles: {name}.detach()")
+    for name, tensor in (("k", k), ("cos", cos), ("sin", sin)):
+        if tensor.device != q.device:
+            raise ValueError(f"q lies on {q.device}, {name} on {tensor.device}")
+
+
+def check_swiglu(gate: Tensor, up: Tensor) -> None:
+    """gate and up [..., n], alike."""
+    if gate.dtype not in FLOATS or gate.dim() == 0 or gate.shape[-1] == 0:
+        raise ValueError(f"gate must be floats [..., n] with n at least 1, found {list(gate.shape)} of {gate.dtype}")
+    if up.shape != gate.shape or up.dtype != gate.dtype:
+        raise ValueError(
+            f"up must be {list(gate.shape)} of {gate.dtype} as the gate, found {list(up.shape)} of {up.dtype}"
+        )
+    if up.device != gate.device:
+        raise ValueError(f"gate lies on {gate.device}, up on {up.device}")

@@ -198,7 +198,7 @@ def _(tensors, layout, dtype, backend):
 @computes("linear")
 def _linear(x, tensors, layout, backend):
     ((w,), (bias,)) = _unflatten(tensors, layout)
-    return choose(backend, x.device, x.dtype).linear(_rows(x), w, bias)
+    return choose(backend, x.device, x.dtype).linear(as_matrix(x), w, bias)
 
 
 @looks_like("linear")
@@ -209,7 +209,7 @@ def _(x, tensors, layout, backend):
 @computes("linear_grad_x")
 def _linear_grad_x(dy, tensors, layout, backend):
     ((w,), _) = _unflatten(tensors, layout)
-    return choose(backend, dy.device, dy.dtype).linear_grad_x(_rows(dy), w)
+    return choose(backend, dy.device, dy.dtype).linear_grad_x(as_matrix(dy), w)
 
 
 @looks_like("linear_grad_x")
@@ -221,7 +221,7 @@ def _(dy, tensors, layout, backend):
 def _lora_linear(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     ws, biases = _unflatten(tensors, layout)
     module = choose(backend, x.device, x.dtype)
-    ys, xa = module.lora_linear(_rows(x), ws, biases, scalings, a, b, dropout, seed.item())
+    ys, xa = module.lora_linear(as_matrix(x), ws, biases, scalings, a, b, dropout, seed.item())
     return [*ys, xa]
 
 
@@ -236,7 +236,7 @@ def _lora_linear_backward(dys, x, xa, tensors, layout, scalings, a, b, dropout, 
     ws, _ = _unflatten(tensors, layout)
     module = choose(backend, x.device, x.dtype)
     dx, da, dbs = module.lora_linear_backward(
-        [_rows(dy) for dy in dys], _rows(x), xa, ws, scalings, a, b, dropout, seed.item(), needs_dx
+        [as_matrix(dy) for dy in dys], as_matrix(x), xa, ws, scalings, a, b, dropout, seed.item(), needs_dx
     )
     return [da, *dbs, *([dx] if needs_dx else [])]
 
@@ -308,6 +308,6 @@ def _(x, tensors, layout, scalings, a, b, dropout, seed, backend):
     return list(_LoRALinear.apply(x, layout, scalings, dropout, seed, backend, len(a), *tensors, *a, *b))
 
 
-def _rows(x: Tensor) -> Tensor:
+def as_matrix(x: Tensor) -> Tensor:
     """A matrix whose rows are neighbours in memory, as kernels read them."""
     return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()

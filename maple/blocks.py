@@ -1,25 +1,37 @@
-"""The two halves of a decoder layer, in place of transformers' own: attention and the gated MLP.
+"""What a decoder layer is made of, in place of transformers' own: norm, attention and gated MLP.
 
+    RMSNorm     y = x / sqrt(mean(x^2) + eps) * w
     Attention   q, k, v = x [Wq; Wk; Wv]^T      rotary(q), rotary(k)      y = softmax(q k^T / sqrt(dim)) v Wo^T
     GatedMLP    y = (silu(x Wg^T) * x Wu^T) Wd^T
 
 Llama, Mistral, Qwen2 and Qwen3 are alike in them; Qwen2 has biases on q, k and v, Qwen3 a norm on each head of q and k.
-What is new is that projections of one x are computed together (`lora.project`), and that packed samples come with
-their boundaries in place of a mask. Names and forward arguments are transformers', so its models and its `generate`
-do not notice, and neither do adapters.
+What is new is that projections of one x are computed together (`lora.project`), that packed samples come with their
+boundaries in place of a mask, and that what lies between the products is one pass forward and one back. Names and
+forward arguments are transformers', so its models and its `generate` do not notice, and neither do adapters. A config's
+attention_dropout does not act: all these models have 0.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import kernels
 from maple.lora import project
+
+
+class RMSNorm(nn.Module):
+    """Takes over the weight of transformers' module."""
+
+    def __init__(self, theirs: nn.Module):
+        super().__init__()
+        self.weight, self.variance_epsilon = theirs.weight, theirs.variance_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., n] -> [..., n]."""
+        return kernels.rms_norm(x, self.weight, self.variance_epsilon)
 
 
 class Attention(nn.Module):
@@ -52,11 +64,11 @@ class Attention(nn.Module):
         q, k, v = (t.view(heads) for t in project(hidden_states, [self.q_proj, self.k_proj, self.v_proj]))
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = apply_rotary_pos_emb(q, k, *position_embeddings, unsqueeze_dim=2)
+        q, k = kernels.rotary(q.transpose(1, 2), k.transpose(1, 2), *position_embeddings)
         if attention_mask is not None and attention_mask.dtype == torch.int32:
-            y = self._packed(q, k, v, attention_mask.flatten())
+            y = self._packed(q.transpose(1, 2), k.transpose(1, 2), v, attention_mask.flatten())
         else:
-            y = self._one_a_row(q, k, v, attention_mask, past_key_values, kwargs)
+            y = self._one_a_row(q, k, v.transpose(1, 2), attention_mask, past_key_values, kwargs)
         return self.o_proj(y.reshape(*hidden_states.shape[:-1], -1)), None
 
     def _packed(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
@@ -66,7 +78,6 @@ class Attention(nn.Module):
         )
 
     def _one_a_row(self, q, k, v, attention_mask, past_key_values, kwargs) -> Tensor:
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         kwargs.pop("position_ids", None)
@@ -84,13 +95,18 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> [..., hidden]."""
         gate, up = project(x, [self.gate_proj, self.up_proj])
-        return self.down_proj(silu(gate) * up)
+        return self.down_proj(kernels.swiglu(gate, up))
 
 
 def replace_blocks(model: PreTrainedModel) -> None:
     """Put ours in the place of transformers' in every decoder layer of a model."""
-    for layer in model.base_model.layers:
+    decoder = model.base_model
+    for layer in decoder.layers:
         layer.self_attn, layer.mlp = Attention(layer.self_attn), GatedMLP(layer.mlp)
+    norm = type(decoder.norm)
+    for path, module in list(decoder.named_modules()):
+        if isinstance(module, norm):
+            decoder.set_submodule(path, RMSNorm(module))
 
 
 def boundaries(position_ids: Tensor) -> Tensor:

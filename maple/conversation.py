@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation.streamers import BaseStreamer
 
 from maple.data.prompts import prompt_ids
+from maple.decoding import Decoder
 from maple.errors import InputError
+from maple.graphs import power_of_two
 from maple.tokenizer import check_vocabulary, stop_ids
 
 
@@ -24,6 +25,7 @@ class Conversation:
     max_tokens: int  # of one answer
     temperature: float  # 0: the likeliest token
     turns: list[str] = field(default_factory=list)  # the user's and the model's in alternation
+    decoder: Decoder | None = None  # kept for the next answer
 
     def answer(self, text: str, write: Callable[[str], None]) -> str | None:
         """Give the answer to `write` piece by piece; returns why it was cut, None where it ended by itself.
@@ -34,29 +36,18 @@ class Conversation:
         turns, ids = fitting(turns, self.template, self.tokenizer, self.model.config, self.max_tokens)
         window, stop = self.model.config.max_position_embeddings, stop_ids(self.model, self.tokenizer)
         room = min(self.max_tokens, window - len(ids))
-        prompt = torch.tensor([ids], device=self.model.device)
         streamer = Streamer(self.tokenizer, write)
-        self.model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=room,
-            num_beams=1,
-            **self._sampling(),
-            eos_token_id=stop or None,
-            pad_token_id=0,  # one prompt at a time needs no padding, and generate would guess one with a warning
-            streamer=streamer,
-        )
+        # a seed an answer: what is asked twice may be answered differently, and all follows from torch.manual_seed
+        seed = torch.randint(2**62, ()).item()
+        if self.decoder is None or self.decoder.cache.length < len(ids) + room:
+            length = min(window, power_of_two(len(ids) + room))  # the next turn is longer, and may still fit
+            self.decoder = Decoder(self.model, 1, length)
+        self.decoder.generate([ids], room, stop, self.temperature, seed, lambda _, token: streamer.put(token))
+        streamer.end()
         self.turns = [*turns, streamer.text]
         if streamer.ids[-1] in stop:
             return None
         return f"--max-tokens {room}" if room == self.max_tokens else f"the model's window of {window} tokens is full"
-
-    def _sampling(self) -> dict:
-        """What is asked for and nothing else: a checkpoint's own top-k, top-p and repetition penalty do not act."""
-        if not self.temperature:
-            return {"do_sample": False, "repetition_penalty": 1.0}
-        distribution = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0}
-        return {"do_sample": True, "repetition_penalty": 1.0, **distribution}
 
 
 def fitting(
@@ -81,26 +72,22 @@ def fitting(
     return turns, ids
 
 
-class Streamer(BaseStreamer):
+class Streamer:
     """Text of an answer, handed on as soon as its characters are whole.
 
-    transformers' TextStreamer begins to decode anew at each line break, where a sentencepiece tokenizer then drops the
-    space that follows. Here all tokens are decoded each time, and what was not there before is new; a character whose
-    last bytes are still to come decodes to U+FFFD, and is held back.
+    All tokens are decoded each time, and what was not there before is new: a tokenizer may drop a space at the
+    beginning of what it decodes. A character whose last bytes are still to come decodes to U+FFFD, and is held back.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
         self.tokenizer, self.write = tokenizer, write
-        self.ids = None  # of the answer; None before the prompt, which comes first
+        self.ids: list[int] = []
         self.text = ""
         self.written = 0  # characters
 
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt [1, length] and then one id [1] at a time."""
-        if self.ids is None:
-            self.ids = []
-            return
-        self.ids += value.flatten().tolist()
+    def put(self, token: int) -> None:
+        """Take the next token."""
+        self.ids.append(token)
         self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
         self._write(self.text.rstrip("\N{REPLACEMENT CHARACTER}"))
 

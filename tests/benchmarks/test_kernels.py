@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import kernels as maple_kernels
-from benchmarks import correct, kernels, ledger, peers, plots, points, targets, timing
+from benchmarks import correct, elementwise, kernels, ledger, peers, plots, points, targets, timing
 from benchmarks.peers import BF16, BNB, OURS, PEFT
-from benchmarks.points import Point, convert, linear
+from benchmarks.points import Elementwise, Point, convert, linear
 from benchmarks.rows import Row
 
 TINY = points.cpu_points(side=64, large=128, m=8)
@@ -29,7 +29,9 @@ def test_the_list_has_at_most_400_points_and_holds_what_the_issue_names():
     assert {p.rank for p in linears} == {0, 8, 16, 32, 64, 128}
     assert {p.bits for p in chosen} == {"nf4", "nf4 double", "int8", "16-bit"}
     assert {p.train for p in linears} == {False, True}
-    assert set(points.SHAPES) <= {(p.outs[0], p.columns) for p in chosen}
+    assert set(points.SHAPES) <= {(p.outs[0], p.columns) for p in chosen if isinstance(p, Point)}
+    between = {(p.operation, p.train) for p in chosen if isinstance(p, Elementwise)}
+    assert between == {(name, train) for name in ("rms norm", "rotary", "swiglu") for train in (True, False)}
 
 
 def test_every_target_is_among_the_first_points():
@@ -75,6 +77,18 @@ def test_bytes_and_flop_by_hand():
     assert group.bytes() == (33_280 + 16_640) + 4 * 4 * (2 * 256 + 192) + 2 * 10 * (256 + 192)
 
 
+def test_bytes_between_the_linear_layers_by_hand():
+    norm, rotary, swiglu = points.elementwise(10, 64, 32, 96, 16, False)
+    assert norm.bytes() == 2 * (2 * 640 + 64)  # x, y and the weight
+    assert rotary.bytes() == 2 * (2 * 960 + 160)  # q and k, in and out; half of cos and of sin
+    assert swiglu.bytes(size=4) == 4 * 3 * 960
+    norm, rotary, swiglu = points.elementwise(10, 64, 32, 96, 16, True)
+    assert norm.bytes() == 2 * (5 * 640 + 2 * 64)  # and dY, x, the weight, dX
+    assert rotary.bytes() == 2 * 2 * (2 * 960 + 160)
+    assert swiglu.bytes() == 2 * 8 * 960  # and dY, gate, up, dGate, dUp
+    assert (rotary.name, rotary.shape) == ("rotary forward + backward", "64+32 M=10 head=16")
+
+
 def test_a_row_computes_its_rates_and_a_dense_one_counts_no_lora():
     point = linear("nf4 double", (4096, 4096), 4096, 16, True)
     row = Row(point, OURS, point.bits, [300.0, 200.0, 250.0], "graph")
@@ -113,6 +127,40 @@ def test_peers_compute_what_we_compute(point):
         for found, expected in zip(calls[1](), ours, strict=True):  # float32; nested absmax may be a code apart
             torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
     assert compared == 1
+
+
+BETWEEN = [point for train in (False, True) for point in points.elementwise(20, 64, 32, 96, 16, train)]
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """torch.compile as far as dynamo: a compiler of C++ would take half a minute."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend="eager", **options))
+
+
+@pytest.mark.parametrize("point", BETWEEN, ids=lambda p: p.name)
+def test_transformers_computes_what_we_compute_between_the_linear_layers(point, uncompiled):
+    o = elementwise.operands(point, "cpu")
+    ours = elementwise.maple(point, o, 2)[1]()
+    assert len(ours) == len(o.dys) + point.train * len(o.inputs)
+    for provider in (elementwise.eager, elementwise.compiled):
+        calls = provider(point, o, 2)
+        assert len(calls) == 2
+        for found, expected in zip(calls[1](), ours, strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("point", BETWEEN, ids=lambda p: p.name)
+def test_right_results_between_the_linear_layers_pass_and_wrong_ones_do_not(point, dtype):
+    o = elementwise.Operands(*([t.to(dtype) for t in ts] for ts in elementwise.operands(point, "cpu")))
+    results = elementwise.maple(point, o, 1)[0]()
+    fault, error = elementwise.wrong(point, o, results)
+    assert fault == "" and error < (1e-6 if dtype == torch.float32 else 6e-3)
+    for i, result in enumerate(results):
+        spoilt = [*results[:i], result * 1.05, *results[i + 1 :]]
+        assert elementwise.wrong(point, o, spoilt)[0].startswith(f"result {i + 1} of {len(results)} is off by")
 
 
 def test_the_dense_peer_does_the_base_alone_and_torchao_is_named_where_it_is_missing(monkeypatch):
@@ -386,7 +434,7 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
     assert "torch 1" in ledger.versions() and "bitsandbytes" not in ledger.versions()
 
 
-def test_the_command_runs_on_a_cpu_and_keeps_everything_in_the_folder(tmp_path, monkeypatch, capsys):
+def test_the_command_runs_on_a_cpu_and_keeps_everything_in_the_folder(tmp_path, monkeypatch, capsys, uncompiled):
     monkeypatch.setattr(points, "cpu_points", lambda: TINY)
     monkeypatch.setattr(timing, "CPU_CACHE", 1 << 12)
     monkeypatch.setattr(timing, "limits", lambda device: LIMITS)
@@ -397,6 +445,7 @@ def test_the_command_runs_on_a_cpu_and_keeps_everything_in_the_folder(tmp_path, 
     out = capsys.readouterr().out
     assert all(f"{point.name} {point.shape}" in out for point in TINY) and "failed" not in out and "wrong" not in out
     assert "bitsandbytes: quantize_4bit(nf4, blocksize 64)" in out  # settings are printed
+    assert out.count("  transformers  ") == out.count("  transformers, compiled  ") == 3
     assert {path.name for path in tmp_path.iterdir()} == {"kernels.txt", "ledger.csv", "roofline.png", "speedup.png"}
     assert ledger.LEDGER.read_bytes() == before
 

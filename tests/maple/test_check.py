@@ -180,7 +180,7 @@ def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
         "free, 15.4 MiB needed",
         "the run needs",
         "what would help: ",
-        "--recompute layer (-",
+        "--max-length 256 --batch-tokens 256 (-",
     ):
         assert words in err, (words, err)
     assert err.startswith("error: 9 problems: (1) ") and "(9) " in err

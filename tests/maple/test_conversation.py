@@ -26,9 +26,8 @@ def tokenizer(request, real):
 def streamed(tokenizer, ids):
     pieces = []
     streamer = Streamer(tokenizer, pieces.append)
-    streamer.put(torch.tensor([[1, 5, 6]]))  # the prompt
     for token in ids:
-        streamer.put(torch.tensor([token]))
+        streamer.put(token)
     streamer.end()
     return pieces, streamer
 
@@ -111,6 +110,24 @@ def test_sampling_follows_the_seed(stories):
         answers.append(pieces := [])
         talk.answer("Once", pieces.append)
     assert answers[0] == answers[1] != answers[2]
+
+
+def test_an_interrupted_answer_leaves_nothing_behind(stories):
+    talk, pieces = conversation(stories, "chat", max_tokens=30), []
+    talk.answer("One day", pieces.append)
+    expected, turns, heard = "".join(pieces), list(talk.turns), []
+
+    def interrupted(piece):
+        heard.append(piece)
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.answer("Lily", interrupted)
+    assert talk.turns == turns and len(heard) == 3
+    talk.turns, pieces = [], []
+    talk.answer("One day", pieces.append)  # in the rows where the interrupted one lay
+    assert "".join(pieces) == expected
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_16_bits_are_transformers_own_logits(tmp_path, family, tied, max_shard_s
     theirs = saved(tmp_path, family=family, tied=tied, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors.index.json").exists() == (max_shard_size == "60KB")
     ours = maple.load_model(tmp_path.as_posix(), bits=16, rank=4)
-    torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, rtol=1e-5, atol=1e-5)
     head, embedding = ours.get_output_embeddings(), ours.get_input_embeddings()
     assert (head.weight is embedding.weight) == tied
 
