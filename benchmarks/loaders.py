@@ -44,7 +44,7 @@ def transformers_loader(folder: str, device: str) -> Callable[[], object]:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     settings = {"quantization_config": four, "dtype": torch.bfloat16, "device_map": {"": device}}
-    return lambda: AutoModelForCausalLM.from_pretrained(folder, **settings)
+    return lambda: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **settings)
 
 
 LOADERS = {"maple": maple_loader, "transformers": transformers_loader}

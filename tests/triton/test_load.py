@@ -1,4 +1,4 @@
-"""A model comes onto a GPU through pinned buffers as it is in the files, from the checkpoint or from its packed copy."""
+"""A model comes onto a GPU through pinned buffers as it lies in the files: the checkpoint, or its packed copy."""
 
 import torch
 
