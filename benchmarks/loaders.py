@@ -65,7 +65,7 @@ def measure(load: Callable[[], object], device: torch.device) -> dict[str, float
         while not done.wait(SAMPLED):
             most = max(most, anonymous())
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)  # it would keep a process alive whose loading has failed
     thread.start()
     start = time.perf_counter()
     model = load()
