@@ -12,7 +12,8 @@ Contestants take turns step by step, and a ratio is the median of the ratios of 
 (`contestants.py`): speed does not depend on them. The shape is that of a 7B model on a GPU, of 60 M on a CPU.
 
 MFU is the useful work over what plain products of the layers' shapes reach here, in the same run: 4 FLOP a token and
-frozen weight (forward and dX; a frozen weight has no dW), 6 a LoRA weight. Recomputation is no useful work.
+frozen weight (forward and dX; a frozen weight has no dW), 6 a LoRA weight; the output head's only where a token is
+supervised. Recomputation is no useful work.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Report:
         self.shape, self.settings, self.rate, self.rows = shape, settings, rate, []
         model = empty_model(config)
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        self.frozen = sum(module.weight.numel() for module in linear)  # the head included
+        self.head = model.get_output_embeddings().weight.numel()
+        self.frozen = sum(module.weight.numel() for module in linear) - self.head
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
 
     def add(self, row: Row) -> None:
@@ -70,7 +71,8 @@ class Report:
 
     def mfu(self, row: Row) -> float:
         """Useful FLOP/s over those of plain products."""
-        return float(np.median(row.tokens)) * (4 * self.frozen + 6 * row.trained) / self.rate
+        layers, head = 4 * self.frozen + 6 * row.trained, 4 * self.head
+        return (layers * float(np.median(row.tokens)) + head * float(np.median(row.supervised))) / self.rate
 
     def tables(self) -> list[Table]:
         """One of all rows."""

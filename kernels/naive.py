@@ -56,7 +56,8 @@ def quantize_nf4(weight: Tensor, block_size: int = 64, double_quant: bool = Fals
     codes = torch.empty(math.ceil(numel / 2), dtype=torch.uint8, device=device)
     absmax = torch.empty(math.ceil(numel / block_size), dtype=torch.float32, device=device)
     for start in range(0, numel, CHUNK):  # CHUNK is a multiple of every block size
-        chunk = flat[start : start + CHUNK].to(torch.float32, copy=True)  # scaled in place below
+        chunk = flat[start : start + CHUNK]
+        chunk = _buffers.get(len(chunk), torch.float32, device, "scaled").copy_(chunk)
         scaled, chunk_absmax = _scale_blocks(chunk, block_size)
         absmax[start // block_size :][: len(chunk_absmax)] = chunk_absmax
         codes[start // 2 :][: math.ceil(len(chunk) / 2)] = _pack_nibbles(_nf4_codes(scaled))
@@ -71,7 +72,7 @@ def _scale_blocks(chunk: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     """Divide each block by its absmax, in place: returns values in [-1, 1] and the absmax of each block."""
     whole = len(chunk) // block_size * block_size
     blocks, tail = chunk[:whole].view(-1, block_size), chunk[whole:]
-    absmax = blocks.abs().amax(1)
+    absmax = torch.abs(blocks, out=_buffers.get(whole, torch.float32, chunk.device).view_as(blocks)).amax(1)
     # Multiplying by the reciprocal rounds otherwise than dividing: bitsandbytes does the first for whole blocks and the
     # second for a last partial one, and its bytes are what we promise.
     blocks.mul_((1.0 / absmax.clamp(min=SMALLEST_ABSMAX))[:, None]).clamp_(-1, 1)
@@ -82,15 +83,39 @@ def _scale_blocks(chunk: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     return chunk, absmax
 
 
+BINS = 32  # equal steps of [-1, 1]: 1/16 wide, where neighbouring midpoints are at least 0.079 apart
+
+
+def _bin(scaled: Tensor) -> Tensor:
+    """The step that a value lies in; the last one holds only 1. NaN, which is refused later, goes anywhere inside."""
+    count, device = len(scaled), scaled.device
+    steps = torch.add(scaled, 1, out=_buffers.get(count, torch.float32, device)).mul_(BINS / 2)
+    return _buffers.get(count, torch.int32, device).copy_(steps).clamp_(0, BINS)
+
+
+@functools.cache
+def _bins(device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each step the number of midpoints that lie below it, and the one that lies in it, else infinity."""
+    with torch.inference_mode(False):  # it outlives whatever asked for it first
+        midpoints = _midpoints(torch.tensor(NF4_VALUES))
+        found = _bin(midpoints)
+        inside = torch.full((BINS + 1,), math.inf)
+        inside[found.long()] = midpoints
+        below = (found[None] < torch.arange(BINS + 1)[:, None]).sum(1, dtype=torch.uint8)
+        return below.to(device), inside.to(device)
+
+
 def _nf4_codes(scaled: Tensor) -> Tensor:
     """The nearest of the 16 values: a code is the number of midpoints that lie below.
 
-    Fifteen vectorised comparisons: 200 M weights/s on 2 cores, where torch.bucketize makes 90.
+    No step of [-1, 1] holds more than one midpoint, so two lookups and one comparison decide, exactly: 290 M weights/s
+    and core, scaling and packing included, where comparing with all fifteen made 109 and torch.bucketize 45.
     """
-    codes = torch.zeros_like(scaled, dtype=torch.uint8)
-    for midpoint in _midpoints(torch.tensor(NF4_VALUES)).tolist():
-        codes += scaled > midpoint
-    return codes
+    below, inside = _bins(scaled.device)
+    steps = _bin(scaled)
+    codes = below.index_select(0, steps)
+    bounds = torch.index_select(inside, 0, steps, out=_buffers.get(len(scaled), torch.float32, scaled.device))
+    return codes.add_(scaled > bounds)
 
 
 def _pack_nibbles(codes: Tensor) -> Tensor:
@@ -213,9 +238,9 @@ class _Buffers(threading.local):
     def __init__(self):
         self.kept: dict[tuple, Tensor] = {}
 
-    def get(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A flat tensor with whatever is in it."""
-        key = dtype, device
+    def get(self, numel: int, dtype: torch.dtype, device: torch.device, name: str = "") -> Tensor:
+        """A flat tensor with whatever is in it; of one dtype there may be several, by name."""
+        key = name, dtype, device
         if key not in self.kept or self.kept[key].numel() < numel:
             with torch.inference_mode(False):  # or training could not write to what a validation asked for first
                 self.kept[key] = torch.empty(numel, dtype=dtype, device=device)

@@ -115,11 +115,13 @@ def begin(arguments: dict, origin: Origin) -> Conversation:
     """Load tokenizer and model, once everything that can be wrong without the weights has been looked at."""
     import torch
     import transformers
+    from rich.console import Console
 
     from maple.adapter import load_adapter
     from maple.conversation import Conversation, fitting
     from maple.data.prompts import check_template
     from maple.device import choose_device
+    from maple.loading import loading
     from maple.model import check_config, load_model, read_config
     from maple.tokenizer import load_tokenizer
 
@@ -132,7 +134,8 @@ def begin(arguments: dict, origin: Origin) -> Conversation:
         check_template(template, tokenizer)
     if arguments["prompt"] is not None:
         fitting([arguments["prompt"]], template, tokenizer, config, max_tokens)
-    model = load_model(**origin.load_arguments(bits), rank=0, device=device, dtype=dtype)
+    with loading(Console(stderr=True, highlight=False)) as progress:
+        model = load_model(**origin.load_arguments(bits), rank=0, device=device, dtype=dtype, progress=progress)
     if adapter is not None:
         load_adapter(model, adapter)
     torch.manual_seed(arguments["seed"])

@@ -20,16 +20,18 @@ from maple.data.tokens import Limits, tokenize
 from maple.device import choose_device
 from maple.errors import InputError
 from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
-from maple.hub import check_model_name, looks_like_folder, model_folder
+from maple.hub import check_model_name, commit_of, looks_like_folder, model_folder
 from maple.lora import lora_parameters, match_targets
 from maple.memory import MicroBatch, Setting, largest, model_without_memory, predict
 from maple.meters import printable
 from maple.model import build_empty, check_config, check_keys, empty_model, read_config
 from maple.outputs import RUNS, check_out
+from maple.packed_copy import PackedCopy, cache_root, is_worth
 from maple.room import advice, available_bytes, choose_recompute, size
 from maple.shards import Shards, announced_bytes
 from maple.tokenizer import load_tokenizer
 from maple.trips import differences
+from maple.weights import linear_shapes, packing
 
 AT_ONCE = KEPT + 1  # checkpoints on the disk: those that are kept, and one that is being written
 CHECKPOINT = 3  # of the adapter's size: the adapter, and AdamW's two averages of every number of it
@@ -51,6 +53,12 @@ def passes(look: Callable, *values) -> bool:
     except InputError:
         return False
     return True
+
+
+def nearest_folder(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 class Checks:
@@ -258,19 +266,38 @@ class Checks:
         self.need(config=self.config)
         model = model_without_memory(self.arguments, self.config, self.dtype, self.shards)
         adapter = sum(parameter.nbytes for _, parameter in lora_parameters(model))
-        place = Path(os.path.expanduser(self.arguments["out"] or RUNS)).absolute()
-        place = next(folder for folder in (place, *place.parents) if folder.is_dir())
-        needed = {place: adapter * (1 + AT_ONCE * CHECKPOINT)}
+        place = nearest_folder(Path(os.path.expanduser(self.arguments["out"] or RUNS)))
+        run = adapter * (1 + AT_ONCE * CHECKPOINT)
+        needed = {place: run}
+        copy, lines = self.packed_copy(), []
+        if copy:
+            root = nearest_folder(cache_root())
+            if lack := copy.lack(root):
+                lines.append(f"{printable(lack)}: every start will pack the weights again")
+            else:
+                lines.append(f"{size(copy.nbytes)} for a packed copy of the model in {printable(str(cache_root()))}")
+                disk = place if place.stat().st_dev == root.stat().st_dev else root
+                needed[disk] = needed.get(disk, 0) + copy.nbytes
         if not self.here:
             needed[self.folder] = announced_bytes(self.folder)
         for folder, count in needed.items():
             free = shutil.disk_usage(folder).free
             if count > free:
                 self.problem(f"{folder}: {size(free)} free, {size(count)} needed; make room or give another --out")
-        return [
-            f"{size(needed[place])} for the adapter ({size(adapter)}) and {AT_ONCE} checkpoints, "
+        first = (
+            f"{size(run)} for the adapter ({size(adapter)}) and {AT_ONCE} checkpoints, "
             f"{size(shutil.disk_usage(place).free)} free in {printable(str(place))}"
-        ]
+        )
+        return [first, *lines]
+
+    def packed_copy(self) -> PackedCopy | None:
+        """What the first start would keep of this model; None where there is nothing, or already a copy."""
+        shapes, bits = linear_shapes(empty_model(self.config)), self.arguments["bits"]
+        if hasattr(self.config, "quantization_config") or not is_worth(shapes, bits):
+            return None
+        settings = packing(bits, self.arguments["block_size"], self.arguments["double_quant"])
+        copy = PackedCopy(self.shards, commit_of(self.arguments["model"], self.folder), shapes, settings)
+        return None if copy.exists else copy
 
     def memory(self) -> list[str]:
         """What a training step takes by part, and whether there is as much."""

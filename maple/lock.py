@@ -14,9 +14,13 @@ from maple.errors import InputError
 NAME = ".lock"  # holds the owner's process and machine, for the message; the lock itself is on the open file
 
 
+class Busy(InputError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` for the block. Raises InputError where another process holds it."""
+    """Hold the lock of `folder` for the block. Raises Busy where another process holds it."""
     path = folder / NAME
     descriptor = _acquire(path)
     try:
@@ -37,7 +41,7 @@ def _acquire(path: Path) -> int:
         except BlockingIOError:
             owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
             os.close(descriptor)
-            raise InputError(f"--out {path.parent}: {owner} is at work in it; wait for it, or stop it") from None
+            raise Busy(f"--out {path.parent}: {owner} is at work in it; wait for it, or stop it") from None
         except OSError as error:
             os.close(descriptor)
             path.unlink(missing_ok=True)

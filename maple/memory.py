@@ -12,7 +12,6 @@ while it loads the pages of the checkpoint.
 from __future__ import annotations
 
 import importlib.util
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -30,9 +29,10 @@ from maple.data.packing import TrainingBatches
 from maple.live import LiveBytes
 from maple.lora import add_lora, lora_parameters
 from maple.loss import token_loss
-from maple.model import empty_model, fill_model, kept_dtype
+from maple.model import empty_model, fill_model
 from maple.recompute import enable_recompute
 from maple.shards import Shards
+from maple.weights import kept_dtype
 
 BASE, LORA, OPTIMIZER, ACTIVATIONS, LOSS = PARTS = "packed base", "LoRA", "optimizer", "activations", "loss"
 FLOAT = 4  # bytes
@@ -61,7 +61,7 @@ class Prediction:
 
     parts: dict[str, int]
     holes: int = 0  # that a CPU's allocator keeps between them
-    loading: int = 0  # packed model and mapped pages of the checkpoint when the last tensor has been read into a CPU
+    loading: int = 0  # packed model and the pages of the checkpoint that are mapped while a CPU reads it
 
     @property
     def total(self) -> int:
@@ -120,15 +120,15 @@ def predict(setting: Setting) -> Prediction:
     if setting.device == "cuda":
         return Prediction(parts | {ACTIVATIONS: parts[ACTIVATIONS] + WORKSPACE})
     holes = HOLES[setting.arguments["recompute"]] * (parts[ACTIVATIONS] + parts[LOSS])
-    loading = parts[BASE] + parts[LORA] + _stored_bytes(setting.config, setting.shards)
+    loading = parts[BASE] + parts[LORA] + _mapped_bytes(setting.config, setting.shards)
     return Prediction(parts, int(holes), loading)
 
 
-def _stored_bytes(config: PretrainedConfig, shards: Shards | None) -> int:
-    """Bytes of the tensors of a checkpoint: their pages are mapped until the last has been read."""
+def _mapped_bytes(config: PretrainedConfig, shards: Shards | None) -> int:
+    """Bytes of a checkpoint that are mapped at once while it is read: one tensor in work and the next one."""
     if shards:
-        return sum(math.prod(shards.shape(name)) * shards.dtype(name).itemsize for name in shards.names)
-    return sum(p.numel() for p in empty_model(config).parameters()) * (config.dtype or torch.float32).itemsize
+        return 2 * max(map(shards.nbytes, shards.names))
+    return 2 * max(p.numel() for p in empty_model(config).parameters()) * (config.dtype or torch.float32).itemsize
 
 
 def model_without_memory(

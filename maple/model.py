@@ -2,11 +2,13 @@
 
 The model is built without memory (on the meta device), every key and shape is compared with what the files hold, and
 then the tensors come one at a time: a linear layer is packed as it arrives, the rest stays in 16 bits. At no time is
-there more in memory than the packed model, its 16-bit rest and one tensor.
+there more in memory than the packed model, its 16-bit rest and the mapped pages of two tensors, of which one is being
+read. The packed layers of a large model come from the copy that an earlier start has kept.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +16,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-import kernels
 from kernels import Weight
-from maple import prequantized
+from maple import packed_copy, prequantized
 from maple.blocks import replace_blocks
-from maple.errors import InputError, first_line, nearest, shown
+from maple.errors import InputError, InputWarning, first_line, nearest, shown
 from maple.hub import commit_of, model_folder
 from maple.jsonfile import read_object
 from maple.lora import add_lora, match_targets
+from maple.packed_copy import Damaged, PackedCopy
 from maple.quantized import Embedding16, QuantizedLinear
-from maple.shards import HALVES, Shards
+from maple.shards import Shards
+from maple.weights import Progress, Weights, packing
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # decoders whose loss needs nothing but hidden states and lm_head
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # what a mixture of experts calls their number
@@ -53,6 +56,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     rslora: bool = False,
     revision: str | None = None,
+    progress: Progress | None = None,
 ) -> PreTrainedModel:
     """A transformers causal LM with frozen linear layers in `bits` bits and LoRA of `rank` beside those of `targets`.
 
@@ -61,6 +65,9 @@ def load_model(
     rank, alpha    0: no LoRA; alpha None: the rank
     dtype          what the model computes in: float32 on a CPU, bfloat16 elsewhere. lm_head, embeddings and norms stay
                    as the checkpoint has them where that is 16 bits and `dtype` is wider, else they become `dtype`.
+    progress       is called with the bytes read so far, and of how many
+
+    Of a large model the packed layers are kept on the disk for the next start (`packed_copy.py`).
 
     Raises InputError for anything that cannot be loaded, and for a weight that holds NaN or inf.
     """
@@ -73,26 +80,39 @@ def load_model(
     shards = Shards(folder)
     model = build_empty(folder, shards)
     check_keys(model, shards, packed)
-    if rank:  # a misspelt target is found before weights are read
-        head = model.get_output_embeddings()
-        match_targets([p for p, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head], targets)
-
-    def pack(path: str, shape: tuple[int, int]) -> Weight:
-        if packed and prequantized.keys_of(shards, path):
-            return prequantized.read(shards, path, shape, device)
-        if bits == 16 or packed:
-            return _stored(shards, f"{path}.weight", device, dtype)
-        try:
-            return kernels.quantize(shards.get(f"{path}.weight").to(device), bits, block_size, double_quant)
-        except ValueError as error:
-            raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
-
-    fill_model(model, lambda name: _stored(shards, name, device, dtype), pack, device, dtype)
-    nf4 = {"block_size": block_size, "double_quant": double_quant} if bits == 4 else {}
-    model.maple = {"model": name_or_path, "revision": commit_of(name_or_path, folder), "bits": bits, **nf4}
+    settings = packing(bits, block_size, double_quant)
+    commit = commit_of(name_or_path, folder)
+    weights = Weights(model, shards, settings, device, dtype, progress)
+    if rank:  # a misspelt target is found before one of them is read
+        match_targets(list(weights.shapes), targets)
+    if packed or not packed_copy.is_worth(weights.shapes, bits):
+        with weights.from_checkpoint(packed) as (stored, pack):
+            fill_model(model, stored, pack, device, dtype)
+    else:
+        copy = PackedCopy(shards, commit, weights.shapes, settings)
+        kept = copy.exists
+        filled = kept and _filled_from_copy(model, weights, copy)
+        if kept and not filled:
+            model = build_empty(folder, shards)  # without what the damaged copy gave
+        if not filled:
+            with copy.written() as keep, weights.from_checkpoint(packed, keep) as (stored, pack):
+                fill_model(model, stored, pack, device, dtype)
+    model.maple = {"model": name_or_path, "revision": commit, **settings}
     if rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()
+
+
+def _filled_from_copy(model: PreTrainedModel, weights: Weights, copy: PackedCopy) -> bool:
+    """Fill a model with the packed layers of an earlier start; False where they turn out to be damaged."""
+    try:
+        with weights.from_copy(copy) as (stored, pack):
+            fill_model(model, stored, pack, weights.device, weights.dtype)
+    except Damaged as error:
+        warnings.warn(f"{error}; the weights are packed again", InputWarning, stacklevel=3)
+        copy.discard()
+        return False
+    return True
 
 
 def build_empty(folder: Path, shards: Shards) -> PreTrainedModel:
@@ -206,21 +226,6 @@ def check_keys(model: PreTrainedModel, shards: Shards, packed: bool) -> None:
 
 def _listing(names: list[str]) -> str:
     return names[0] + (" is" if len(names) == 1 else f" and {len(names) - 1} more are")
-
-
-def _stored(shards: Shards, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy of a tensor that stays unquantised: 16-bit ones keep their dtype under a float32 computation."""
-    tensor, where = shards.get(name), shards.where(name)
-    if tensor.dtype not in kernels.FLOATS:
-        raise InputError(f"{where} is {tensor.dtype}; a weight of 16 or 32 bits is needed")
-    if not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
-        raise InputError(f"{where} holds NaN or inf")
-    return tensor.to(device, kept_dtype(tensor.dtype, dtype), copy=True)
-
-
-def kept_dtype(stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """What a tensor of a checkpoint is held in where the model computes in `dtype`."""
-    return stored if dtype == torch.float32 and stored in HALVES else dtype
 
 
 def fill_model(

@@ -12,6 +12,7 @@ import torch
 from kernels import Int8Weight, NF4Weight
 from kernels.naive import NF4_VALUES
 from kernels.packed import NESTED_BLOCK_SIZE
+from maple.ahead import give_back
 from maple.errors import InputError, first_line, shown
 from maple.jsonfile import parse_object
 from maple.shards import Shards
@@ -56,7 +57,10 @@ def read(shards: Shards, path: str, shape: tuple[int, int], device: torch.device
     def tensor(key: str) -> torch.Tensor:
         if f"{path}.{key}" not in shards:
             raise InputError(f"{where}: {key} is missing beside it")
-        return shards.get(f"{path}.{key}").to(device, copy=True)
+        mapped = shards.get(f"{path}.{key}")
+        held = mapped.to(device, copy=True)
+        give_back(mapped)
+        return held
 
     try:
         if f"{path}.SCB" in shards:

@@ -29,6 +29,7 @@ from maple.durability import Checkpoints, check_same_run
 from maple.errors import InputError, first_line
 from maple.guards import Diverged
 from maple.hub import model_folder
+from maple.loading import loading
 from maple.loss import Score
 from maple.memory import Setting, largest, predict
 from maple.meters import Meters, MetricsFile, rows_of_steps
@@ -130,7 +131,10 @@ class Run:
         seed_everything(arguments["seed"], verbose=False)
         names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
         settings = {name: arguments[name] for name in names}
-        self.model = load_model(arguments["model"], device=self.device, dtype=self.dtype, **settings)
+        with loading(self.console) as progress:
+            self.model = load_model(
+                arguments["model"], device=self.device, dtype=self.dtype, progress=progress, **settings
+            )
         enable_recompute(self.model, arguments["recompute"])
         if arguments["compile"]:
             compile_layers(self.model)

@@ -66,6 +66,10 @@ class Shards:
         names = {name: dtype for dtype, name in DTYPES.items()}
         return names.get(self._slice(name).get_dtype(), torch.float32)
 
+    def nbytes(self, name: str) -> int:
+        """Bytes of the tensor as the file's header states its shape and dtype."""
+        return math.prod(self.shape(name)) * self.dtype(name).itemsize
+
     def get(self, name: str) -> Tensor:
         """The tensor, mapped from the file: to keep it beyond the file's life, copy it."""
         try:
@@ -84,6 +88,11 @@ class Shards:
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
             digest.update(tensor.flatten()[:FIRST].view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of the last change of each file, in their order."""
+        found = [(file, (self.folder / file).stat()) for file in self._open]
+        return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in found]
 
     def _slice(self, name: str):
         return self._open[self._file_of[name]].get_slice(name)

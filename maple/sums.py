@@ -23,7 +23,7 @@ def check_sums(folder: Path, files: tuple[str, ...]) -> None:
     Only `files` are opened, never a name that the file brings.
     """
     with readable(folder / NAME):
-        sums = _read(folder / NAME)
+        sums = read_sums(folder)
     if set(sums) != set(files):
         raise InputError(f"{folder / NAME}: it does not hold one hash for each of {', '.join(files)}; it is damaged")
     for name in files:
@@ -33,8 +33,9 @@ def check_sums(folder: Path, files: tuple[str, ...]) -> None:
             raise InputError(f"{folder / name} is not what was written: its SHA-256 is not the one in {NAME}")
 
 
-def _read(path: Path) -> dict[str, str]:
-    """{file: SHA-256}; empty for a file of which any line is none."""
+def read_sums(folder: Path) -> dict[str, str]:
+    """{file: SHA-256}; empty for a SHA256SUMS of which any line is none."""
+    path = folder / NAME
     if path.stat().st_size > LARGEST:
         return {}
     text = path.read_bytes()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from maple.durable import write_file
 
-DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}  # the format's names of what we write
+# the format's names of what we write
+DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.uint8: "U8", torch.int8: "I8"}
 
 
 def write_tensors(
@@ -28,16 +30,22 @@ def write_tensors(
     metadata: dict[str, str] | None = None,
 ) -> str:
     """Write the tensors that `get` gives, each [*shapes[name]] of `dtype`; the file's SHA-256."""
-    return write_file(path, _pieces(shapes, dtype, get, {"format": "pt"} if metadata is None else metadata))
+    parts = {name: (dtype, shape) for name, shape in shapes.items()}
+    head = header(parts, {"format": "pt"} if metadata is None else metadata)
+    return write_file(path, chain([head], (bytes_of(get(name)) for name in shapes)))
 
 
-def _pieces(shapes, dtype, get, metadata) -> Iterator[bytes | memoryview]:
-    header, end = {"__metadata__": metadata}, 0
-    for name, shape in shapes.items():
+def header(parts: dict[str, tuple[torch.dtype, list[int]]], metadata: dict[str, str]) -> bytes:
+    """What stands before the tensors' bytes: {name: (dtype, shape)} in the order in which they follow."""
+    entries, end = {"__metadata__": metadata}, 0
+    for name, (dtype, shape) in parts.items():
         start, end = end, end + dtype.itemsize * math.prod(shape)
-        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
+        entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors are aligned when the file is mapped
-    yield len(text).to_bytes(8, "little") + text
-    for name in shapes:
-        yield get(name).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    return len(text).to_bytes(8, "little") + text
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, from whatever device it lies on."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

@@ -147,8 +147,8 @@ def test_the_figures_of_a_row():
     row = Row(4, 8, PEFT, "peft 1", [2.0, 1.0, 4.0], [1.0, 1.0, 1.0], [(100, 10)] * 3, trained=1000)
     assert row.tokens == [50, 100, 25] and row.supervised == [5, 10, 2.5] and row.ratio == 2.0
     report = Report("small", "none", CONFIG, rate=1e9)
-    frozen = 2 * (4 * 128 * 128 + 3 * 128 * 192) + 500 * 128
-    assert report.mfu(row) == pytest.approx(50 * (4 * frozen + 6 * 1000) / 1e9)
+    layers = 2 * (4 * 128 * 128 + 3 * 128 * 192)
+    assert report.mfu(row) == pytest.approx((50 * (4 * layers + 6 * 1000) + 5 * 4 * 500 * 128) / 1e9)
 
 
 def test_a_peak_counts_a_model_its_optimizer_and_a_step():

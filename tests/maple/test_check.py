@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from maple import checks, cli, fit, tiny
+import maple
+from maple import checks, cli, fit, packed_copy, tiny
 from maple.check import check
 from maple.room import _cgroup_rooms
 from maple.trips import differences
@@ -157,6 +158,22 @@ def test_one_problem_is_one_sentence(model, data, capsys, monkeypatch, damage, f
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and words in err, err
     assert "problems" not in err, err
     assert "✗" in out and "Nothing stands" not in out and not Path("runs").exists()
+
+
+def test_the_disk_must_hold_the_packed_copy_that_the_first_start_keeps(model, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(packed_copy, "WORTH", 0)
+    _, out, _ = run(capsys, "--model", model, "--data", data, *SMALL)
+    assert f"0.4 MiB for a packed copy of the model in {tmp_path / 'cache' / 'maple' / 'packed'}" in out
+    assert not packed_copy.cache_root().exists()
+    _, out, _ = run(capsys, "--model", model, "--data", data, *SMALL, "--bits", 16)
+    assert "packed copy" not in out
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 7 * 10**5))
+        _, out, _ = run(capsys, "--model", model, "--data", data, *SMALL, "--bits", 4)
+    assert "for a packed copy of the model: every start will pack the weights again" in out
+    maple.load_model(str(model))
+    _, out, _ = run(capsys, "--model", model, "--data", data, *SMALL)
+    assert "packed copy" not in out
 
 
 def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
