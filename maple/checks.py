@@ -12,11 +12,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from maple import ranks
 from maple.checkpoint import KEPT
 from maple.data.prompts import check_template
 from maple.data.sources import check_data, open_source
 from maple.data.tokens import Limits, tokenize
 from maple.device import choose_device
+from maple.devices import check_count
 from maple.errors import InputError
 from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
 from maple.hub import check_model_name, looks_like_folder, model_folder
@@ -121,6 +123,9 @@ class Checks:
             if not passes(check_ranges, defaults | {name: self.arguments[name]}):
                 self.arguments[name] = default
         apply_recipe(self.arguments)
+        self.attempt(ranks.check_devices, self.arguments)
+        self.arguments["devices"] = self.arguments["devices"] or 1
+        self.attempt(check_count, self.arguments["device"], self.arguments["devices"])
         self.attempt(check_logger, self.arguments["logger"])
         asked = self.arguments["device"], self.arguments["precision"]
         chosen = self.attempt(choose_device, *asked)

@@ -7,3 +7,4 @@ BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]  # kernels.BLOCK_SI
 Template = Literal["alpaca", "bactrian", "chat"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+Strategy = Literal["auto", "ddp", "fsdp"]

@@ -88,7 +88,7 @@ def largest(batches: TrainingBatches) -> list[MicroBatch]:
     than another is left out. Supervised tokens are the most of any micro-batch of that shape.
     """
     order, planned = batches.planned(0)
-    planned = planned[: len(batches)]
+    planned = planned[: batches.left]
     most: dict[int, int] = {}  # length -> rows
     for length, rows in planned:
         most[length] = max(most.get(length, 0), len(rows))

@@ -7,6 +7,8 @@ there more in memory than the packed model, its 16-bit rest and one tensor.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from maple import prequantized
 from maple.errors import InputError, first_line, nearest, shown
 from maple.hub import commit_of, model_folder
 from maple.jsonfile import read_object
-from maple.lora import add_lora, match_targets
+from maple.lora import adapt, add_lora, match_targets
 from maple.quantized import Embedding16, QuantizedLinear
+from maple.sharded import Sharding
 from maple.shards import HALVES, Shards
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # decoders whose loss needs nothing but hidden states and lm_head
@@ -36,6 +39,7 @@ SIZES = {
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), (1, 2**24)),
 }
 LARGEST_BUFFER = 2**20  # numbers; rotary frequencies are half of head_dim
+LAYER = re.compile(r"model\.layers\.\d+")  # the path of a decoder layer, in every family
 RECOMPUTED = "rotary_emb.inv_freq"  # stored by early Llama checkpoints; every version computes it from the config
 
 
@@ -52,6 +56,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     rslora: bool = False,
     revision: str | None = None,
+    sharding: Sharding | None = None,
 ) -> PreTrainedModel:
     """A transformers causal LM with frozen linear layers in `bits` bits and LoRA of `rank` beside those of `targets`.
 
@@ -60,6 +65,7 @@ def load_model(
     rank, alpha    0: no LoRA; alpha None: the rank
     dtype          what the model computes in: float32 on a CPU, bfloat16 elsewhere. lm_head, embeddings and norms stay
                    as the checkpoint has them where that is 16 bits and `dtype` is wider, else they become `dtype`.
+    sharding       cuts each decoder layer up as soon as it is there, so that no device ever holds the whole model
 
     Raises InputError for anything that cannot be loaded, and for a weight that holds NaN or inf.
     """
@@ -72,9 +78,10 @@ def load_model(
     shards = Shards(folder)
     model = build_empty(folder, shards)
     check_keys(model, shards, packed)
+    head, matched = model.get_output_embeddings(), []
     if rank:  # a misspelt target is found before weights are read
-        head = model.get_output_embeddings()
-        match_targets([p for p, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head], targets)
+        linear = [p for p, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+        matched = match_targets(linear, targets)
 
     def pack(path: str, shape: tuple[int, int]) -> Weight:
         if packed and prequantized.keys_of(shards, path):
@@ -86,10 +93,19 @@ def load_model(
         except ValueError as error:
             raise InputError(f"{shards.where(f'{path}.weight')}: {error}") from error
 
-    fill_model(model, lambda name: _stored(shards, name, device, dtype), pack, device, dtype)
+    def shard(layer: str) -> None:
+        for path in matched:
+            if path.startswith(f"{layer}."):
+                adapt(model, path, rank, alpha, dropout, rslora)
+        sharding.layer(model.get_submodule(layer))
+
+    read = functools.partial(_stored, shards, device=device, dtype=dtype)
+    fill_model(model, read, pack, device, dtype, shard if sharding else None)
     nf4 = {"block_size": block_size, "double_quant": double_quant} if bits == 4 else {}
     model.maple = {"model": name_or_path, "revision": commit_of(name_or_path, folder), "bits": bits, **nf4}
-    if rank:
+    if sharding:
+        sharding.rest(model.base_model)
+    elif rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()
 
@@ -224,11 +240,13 @@ def fill_model(
     pack: Callable[[str, tuple[int, int]], Weight],
     device: torch.device,
     dtype: torch.dtype,
+    filled: Callable[[str], None] | None = None,
 ) -> None:
     """Give every module of an empty model its tensors, in the order of the model.
 
     stored   name of a parameter -> its tensor on `device`: embedding, head, norms, biases
     pack     path and shape of a linear layer -> its weight as the kernels take it
+    filled   told the path of each decoder layer as soon as all of it is there
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embedding.weight
@@ -236,7 +254,8 @@ def fill_model(
     def get(name: str) -> nn.Parameter:
         return nn.Parameter(stored(name), requires_grad=False)
 
-    for path, module in list(model.named_modules()):
+    modules = list(model.named_modules())
+    for (path, module), (following, _) in zip(modules, [*modules[1:], ("", None)], strict=True):
         if module is embedding:
             model.set_submodule(path, Embedding16(get(f"{path}.weight"), module.padding_idx, dtype))
         elif module is head:  # stays 16-bit; a tied one is the embedding's parameter itself
@@ -252,6 +271,8 @@ def fill_model(
                 # Rotary frequencies are in no file and became meta tensors with the rest: compute them again.
                 module.to_empty(device=device, recurse=False)
                 model._init_weights(module)
+        if filled and (layer := LAYER.match(path)) and not following.startswith(f"{layer[0]}."):
+            filled(layer[0])
 
 
 def enable_recompute(model: PreTrainedModel) -> None:
