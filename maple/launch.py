@@ -8,14 +8,17 @@ waits for the checkpoint; when one process dies it ends the others. They see the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from maple import ranks
-from maple.errors import LostError
+from maple.errors import InputError, LostError
 from maple.outputs import chosen, how_to_resume
 from maple.terminal import without_controls
 
@@ -36,34 +39,52 @@ def launch(arguments: dict) -> None:
     from maple.devices import check_count
 
     check_count(arguments["device"], arguments["devices"])
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    _environment(arguments["devices"])
-    with chosen(arguments["out"]) as out, tempfile.TemporaryDirectory() as last_words:
+    with chosen(arguments["out"]) as out, tempfile.TemporaryDirectory() as last_words, _inherited(arguments["devices"]):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=arguments["devices"],
             run_id="maple",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_backend="static",  # torchrun's default; c10d's keeps the agent for 5 s at its end
+            rdzv_endpoint=f"127.0.0.1:{_free_port()}",
+            rdzv_configs={"rank": 0},
+            local_addr="127.0.0.1",
             max_restarts=0,
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=last_words),
         )
         try:
             elastic_launch(config, sys.executable)("-m", "maple.fit", *_flags(arguments | {"out": str(out)}))
+            failures = {}
         except SignalException as stopped:
             raise KeyboardInterrupt if stopped.sigval == signal.SIGINT else SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
-            _tell(failed, arguments["devices"], how_to_resume(out))
+            failures = failed.failures
+    if failures:
+        _end_as(failures, arguments["devices"], how_to_resume(out))
 
 
-def _environment(devices: int) -> None:
-    """What the processes inherit."""
+@contextlib.contextmanager
+def _inherited(devices: int) -> Iterator[None]:
+    """What the processes find in their environment; the agent logs nothing meanwhile."""
+    before = os.environ.copy()
     os.environ[ranks.LAUNCHED] = "1"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(PATIENCE)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # or every broken connection is told with a C++ stack
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def _flags(arguments: dict) -> list[str]:
@@ -75,22 +96,24 @@ def _flags(arguments: dict) -> list[str]:
     ]
 
 
-def _tell(failed, world: int, resume: str) -> None:
+def _end_as(failures: dict, world: int, resume: str) -> None:
     """End as the process did whose end explains that of the others."""
-    rank, first = min(failed.failures.items(), key=lambda item: (_weight(item[1]), item[1].timestamp, item[0]))
+    rank, first = min(failures.items(), key=lambda item: (_weight(item[1]), item[1].timestamp, item[0]))
+    words = _words(first).removeprefix("error: ")
+    if first.exitcode == 2 and words:
+        raise InputError(words)
+    if first.exitcode == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if first.exitcode > 2:
+        raise SystemExit(first.exitcode)
+    how = "failed, as told above,"
     if first.exitcode < 0:
-        name = signal.Signals(-first.exitcode).name
-        raise LostError(f"process {rank} of {world} was killed by {name}, and the others ended with it; {resume}")
-    words = _words(first)
-    if first.exitcode == 1 and not words:
-        raise LostError(f"process {rank} of {world} failed, as told above, and the others ended with it; {resume}")
-    from maple.cli import leave
-
-    leave(first.exitcode, words or f"process {rank} of {world} left with exit code {first.exitcode}; {resume}")
+        how = f"was killed by {signal.Signals(-first.exitcode).name}"
+    raise LostError(words or f"process {rank} of {world} {how} and the others ended with it; {resume}")
 
 
 def _words(failure) -> str:
-    return failure.message if isinstance(failure.error_file_data.get("message"), str) else ""
+    return failure.message if os.path.isfile(failure.error_file) else ""
 
 
 def _weight(failure) -> int:

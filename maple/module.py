@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from maple import ranks
 from maple.data.packing import Batch
 from maple.devices import summed
 from maple.guards import Watch
@@ -42,7 +43,7 @@ class FineTuning(LightningModule):
         super().__init__()
         self.model = model
         self.lr, self.schedule, self.warmup_steps, self.total_steps = lr, schedule, warmup_steps, total_steps
-        self.languages = languages
+        self.languages, self.world = languages, ranks.here().world
         self.step = 0  # optimizer steps done, those before a resume included
         self.changing = False  # whether parameters, optimizer and counts are between two steps
         self.watch = Watch()
@@ -55,7 +56,7 @@ class FineTuning(LightningModule):
         """Sum of losses, times the number that Lightning is going to divide it by."""
         loss, tokens = token_loss(self.model, batch)
         value = loss.item()
-        if self.trainer.world_size == 1:  # else at the end of the step, when the others can be told
+        if self.world == 1:  # else at the end of the step, when the others can be told
             self.watch.loss(self.model, value, self.step + 1, batch)
         self.window.append(batch)
         self.window_loss += value
@@ -67,7 +68,7 @@ class FineTuning(LightningModule):
         loss, supervised = summed([self.window_loss, self.window_tokens])
         tokens = max(supervised, 1)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_div_(gradients, tokens / self.trainer.world_size)
+        torch._foreach_div_(gradients, tokens / self.world)
         self.grad_norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
         window = None if is_sharded(self.model) else self.window
         self.watch.gradient(self.model, self.grad_norm, self.step + 1, supervised, window)
