@@ -73,6 +73,8 @@ def main(
 
 def leave(code: int, message: str) -> typing.NoReturn:
     """Say one sentence and exit, without a traceback; of several processes of a run one says it."""
+    if ranks.here().world > 1:  # whoever started this process may end it now; in Python's own exit that would be told
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if ranks.is_to_say(one_line(message)):
         say(message)
     sys.exit(code)

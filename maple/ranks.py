@@ -52,7 +52,7 @@ def is_first() -> bool:
 
 
 def check_devices(arguments: dict) -> None:
-    """Fill in --devices and --strategy. Raises InputError for what does not go together."""
+    """Fill in --devices. Raises InputError for what does not go together."""
     world, asked, strategy = here().world, arguments["devices"], arguments["strategy"]
     if world > 1 and asked not in (None, world):
         starter = "SLURM" if of_slurm() else "torchrun"
@@ -69,8 +69,6 @@ def check_devices(arguments: dict) -> None:
             f"--strategy fsdp cannot share A, of --rank {arguments['rank']} rows, among {devices} devices; give a rank "
             f"of {devices} or more, or --strategy ddp"
         )
-    if devices > 1 and strategy == "auto":
-        arguments["strategy"] = "ddp"
 
 
 def is_to_say(message: str) -> bool:

@@ -104,7 +104,7 @@ class Run:
         files = Shards(model_folder(self.arguments["model"], self.arguments["revision"]))
         template = template_text(self.arguments["template"], self.tokenizer)
         computing = {"device": self.device, "precision": self.dtype, "threads": torch.get_num_threads()}
-        computing["strategy"] = self.arguments["strategy"]
+        computing["sharded"] = self.arguments["strategy"] == "fsdp"
         computing = {name: str(value) for name, value in computing.items()}
         return {
             "config": settings,
