@@ -296,6 +296,8 @@ class Checks:
         if not self.there:
             return [f"{first}, on a GPU that is not here", *lines]
         available = available_bytes(torch.device(self.device))
+        if self.device == "cpu":
+            available //= self.arguments["devices"]  # its processes share the memory, GPUs do not
         lines.append(f"{'available':<22}{size(available):>12}")
         if found.needed > available:
             self.problem(

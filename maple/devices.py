@@ -29,8 +29,9 @@ from maple.device import choose_device
 from maple.errors import InputError, LostError, first_line
 from maple.outputs import claim, how_to_resume
 
-# How long one process waits for another that lives: rank 0 reads and tokenises the data while the others wait.
-TIMEOUT = timedelta(hours=1)
+# How long one process waits for another that lives: rank 0 reads and tokenises the data while the others wait. It is
+# gloo's default; NCCL's would be 10 minutes.
+TIMEOUT = timedelta(minutes=30)
 # What gloo and NCCL say when the other end of a connection is gone, or never answers.
 LOST = ("Connection", "connection", "gloo", "NCCL", "Broken pipe", "Socket", "TCPStore", "Timed out")
 

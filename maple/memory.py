@@ -128,10 +128,21 @@ def predict(
     model = model_without_memory(arguments, config, dtype, shards)
     found = [(_peak(model, batch, arguments["accumulate"], device), batch) for batch in micro_batches]
     parts, batch = max(found, key=lambda pair: sum(pair[0].values()))
+    if arguments["strategy"] == "fsdp":
+        parts = _shared(parts, model, arguments["devices"])
     if device == "cuda":
         return Prediction(parts | {ACTIVATIONS: parts[ACTIVATIONS] + WORKSPACE}, batch)
     holes = HOLES[arguments["recompute"]] * (parts[ACTIVATIONS] + parts[LOSS])
     return Prediction(parts, batch, int(holes), parts[BASE] + parts[LORA] + _stored_bytes(config, shards))
+
+
+def _shared(parts: dict[str, int], model: PreTrainedModel, devices: int) -> dict[str, int]:
+    """What one of several devices holds of each part: a share of the layers, and two whole, the second on its way."""
+    layers = [sum(p.nbytes for p in layer.parameters()) for layer in model.base_model.layers]
+    trained = parts[LORA]
+    base = parts[BASE] - (sum(layers) - trained)
+    shares = {LORA: -(-trained // devices), OPTIMIZER: -(-parts[OPTIMIZER] // devices)}
+    return parts | shares | {BASE: base + -(-(sum(layers) - trained) // devices) + 2 * max(layers)}
 
 
 def _stored_bytes(config: PretrainedConfig, shards: Shards | None) -> int:

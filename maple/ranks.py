@@ -15,6 +15,7 @@ from maple.errors import InputError
 
 LAUNCHED = "MAPLE_LAUNCHED"  # set in the processes that `devices.launch` starts, and waits for
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torchrun's agent looks for the last words of a process
+LINGER = 2  # seconds
 INTERACTIVE = ("bash", "interactive")  # names of SLURM's jobs in which a user types: no process of it is one of ours
 
 
@@ -81,11 +82,16 @@ def is_to_say(message: str) -> bool:
 
 
 def _is_first_to_end() -> bool:
-    """By a counter in the store through which the processes found each other; before they did, rank 0."""
+    """By a counter in the store through which the processes met; before they do, the first on each machine."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_initialized():
-        return is_first()
+        return here().local == 0
     try:
-        return distributed.distributed_c10d._get_default_store().add("maple/ended", 1) == 1
-    except RuntimeError:  # the store went with the process that had it, which could not say anything any more
+        store = distributed.distributed_c10d._get_default_store()
+        first, until = store.add("maple/ended", 1) == 1, time.monotonic() + LINGER
+        # The store may be in rank 0's process: the others are to find it, if they end for the same reason.
+        while here().number == 0 and store.add("maple/ended", 0) < here().world and time.monotonic() < until:
+            time.sleep(0.05)
+    except RuntimeError:  # it went with that process, which was killed and said nothing
         return here().number == 1
+    return first

@@ -3,20 +3,26 @@
 import csv
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from maple import cli, devices, ranks
+from maple import cli, devices, ranks, tiny
 from maple.checkpoint import steps
+from maple.data.instructions import Instructions
+from maple.data.sources import open_source
+from maple.data.tokens import Limits
 from maple.errors import InputError
 from maple.fit import fit, own_flags
 from maple.lora import lora_parameters
 from maple.run import Run
 from maple.sharded import whole
+from maple.tokenizer import load_tokenizer
 from tests.ranks import Forks, of_slurm, of_torchrun
 from tests.tiny_data import write_tiny_data
 
@@ -112,6 +118,63 @@ def test_a_resume_is_exact(world, strategy):
     assert rows(out) == rows(whole_run)
 
 
+def test_every_step_has_the_same_micro_batches_however_many_ranks_there_are(world):
+    def steps_of(count, accumulate):
+        """The places of the micro-batches that have any tokens, step by step, and what ends each."""
+        found, lasts = {}, {}
+        for rank in range(count):
+            data = instructions(world)
+            data.deal(rank, count)
+            batches = list(data.batches)
+            assert len(batches) == len(data.batches) == -(-data.batches.total // count)
+            for number, batch in enumerate(batches):
+                step = number // accumulate
+                found.setdefault(step, set()).update([(batch["place"], batch["seed"])] if batch["tokens"] else [])
+                lasts.setdefault(step, set()).add(batch["last"]) if (number + 1) % accumulate == 0 else None
+        assert all(len(last) == 1 for last in lasts.values())
+        return found
+
+    assert steps_of(1, 6) == steps_of(2, 3) == steps_of(3, 2) == steps_of(6, 1)
+
+
+def instructions(world) -> Instructions:
+    settings = {"seed": 0, "temperature": 1.0, "english_share": None, "language_cap": None, "epochs": 2}
+    source, tokenizer = open_source(str(world / "data"), None), load_tokenizer(tiny.BASE)
+    limits = Limits(128, 512)
+    return Instructions(
+        source, tokenizer, template="alpaca", limits=limits, batch_tokens=256, micro_batches=None, **settings
+    )
+
+
+def overflows():
+    """The loss of whatever holds a Z is infinite."""
+    import maple.guards
+    import maple.module
+
+    original, token = maple.module.token_loss, load_tokenizer(tiny.BASE)("Z", add_special_tokens=False)["input_ids"][-1]
+
+    def infinite(model, batch):
+        loss, tokens = original(model, batch)
+        return loss * (math.inf if (batch["labels"] == token).any() else 1), tokens
+
+    maple.module.token_loss = maple.guards.token_loss = infinite
+
+
+@pytest.mark.parametrize(("strategy", "words"), [("ddp", r"these do it: \S+en.jsonl:31; "), ("fsdp", "--strategy ddp")])
+def test_a_loss_that_is_no_number_is_told_once(world, strategy, words):
+    data = Path(shutil.copytree(world / "data", world / f"data-{strategy}"))
+    with (data / "en.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "Say", "input": "", "output": "Z"}) + "\n")
+    name = f"nan-{strategy}"
+    flags = ["--data", str(data), "--strategy", strategy, "--accumulate", "3", "--checkpoint-every", "1"]
+    forks = start(world, name, *flags, before=overflows)
+    assert forks.wait() == [2, 2], forks.said()
+    said = [line for line in forks.said().splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and "Traceback" not in forks.said()
+    assert re.search(rf"error: step \d: the gradient's norm is (nan|inf); .*{words}", said[0])
+    assert "the last good checkpoint is" in said[0]
+
+
 def test_srun_is_as_good_as_torchrun_and_leaves_no_checkpoint_of_lightnings(world):
     out = run(world, "slurm", "--accumulate", "2", "--checkpoint-every", "1", names=of_slurm)
     assert (out / WEIGHTS).read_bytes() == (world / "ddp-4" / WEIGHTS).read_bytes()
@@ -131,7 +194,7 @@ def fails_on_rank_1():
         def broken(*_):
             raise InputError("its memory is broken")
 
-        devices.check_count = Run.load = broken
+        Run.load = broken
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tests.conftest import SEED
 ROOT = Path(__file__).resolve().parents[2]
 
 FLAGS = {
+    "strategy": "auto",
     "bits": 4,
     "rank": 32,
     "alpha": None,
@@ -311,3 +312,14 @@ def test_among_the_largest_micro_batches_is_the_one_that_takes_most():
     assert all(shape.supervised <= shape.rows * shape.length for shape in found)
     most = predict(FLAGS, config, sorted(shapes, key=lambda s: s.rows * s.length)[-8:], "cpu", torch.float32)
     assert predict(FLAGS, config, found, "cpu", torch.float32).total == pytest.approx(most.total, rel=0.02)
+
+
+def test_of_several_devices_each_holds_its_share_of_the_layers_and_two_whole():
+    shape = [MicroBatch(1, 1024, 500)]
+    alone = predict(FLAGS, SEVEN_BILLION, shape, "cuda", torch.bfloat16).parts
+    shared = predict(FLAGS | {"strategy": "fsdp", "devices": 8}, SEVEN_BILLION, shape, "cuda", torch.bfloat16).parts
+    assert shared["activations"] == alone["activations"] and shared["LoRA"] * 8 == alone["LoRA"]
+    whole = 2 * SEVEN_BILLION.vocab_size * SEVEN_BILLION.hidden_size * 2  # embedding and head in 16 bits
+    layers = alone["packed base"] - whole
+    two = 2 * (layers + alone["LoRA"]) / SEVEN_BILLION.num_hidden_layers
+    assert shared["packed base"] == pytest.approx(whole + layers / 8 + two, rel=0.01)
