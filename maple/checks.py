@@ -17,8 +17,7 @@ from maple.checkpoint import KEPT
 from maple.data.prompts import check_template
 from maple.data.sources import check_data, open_source
 from maple.data.tokens import Limits, tokenize
-from maple.device import choose_device
-from maple.devices import check_count
+from maple.device import check_count, choose_device
 from maple.errors import InputError
 from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
 from maple.hub import check_model_name, looks_like_folder, model_folder

@@ -25,8 +25,8 @@ from lightning.pytorch.plugins.environments import (
 )
 
 from maple import ranks
-from maple.device import choose_device
-from maple.errors import InputError, LostError, first_line
+from maple.device import check_count
+from maple.errors import LostError, first_line
 from maple.outputs import claim, how_to_resume
 
 # How long one process waits for another that lives: rank 0 reads and tokenises the data while the others wait. It is
@@ -34,21 +34,6 @@ from maple.outputs import claim, how_to_resume
 TIMEOUT = timedelta(minutes=30)
 # What gloo and NCCL say when the other end of a connection is gone, or never answers.
 LOST = ("Connection", "connection", "gloo", "NCCL", "Broken pipe", "Socket", "TCPStore", "Timed out")
-
-
-def check_count(device: str, count: int) -> torch.device:
-    """The device of this process. Raises InputError where a machine is to have more of them than there are."""
-    chosen, _ = choose_device(device, "fp32")
-    if chosen.type == "cuda":
-        there, what = torch.cuda.device_count(), "GPU"
-    else:
-        there, what = len(os.sched_getaffinity(0)), "core"
-    if count > there:
-        raise InputError(
-            f"{count} devices are asked for on this machine, which has {there} {what}{'s' * (there != 1)}; "
-            f"give --devices {there}" + (" or --device cpu" if what == "GPU" else "")
-        )
-    return chosen
 
 
 @contextlib.contextmanager

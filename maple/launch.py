@@ -36,7 +36,7 @@ def launch(arguments: dict) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from maple.devices import check_count
+    from maple.device import check_count
 
     check_count(arguments["device"], arguments["devices"])
     with chosen(arguments["out"]) as out, tempfile.TemporaryDirectory() as last_words, _inherited(arguments["devices"]):
@@ -71,7 +71,7 @@ def _inherited(devices: int) -> Iterator[None]:
     os.environ[ranks.LAUNCHED] = "1"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(PATIENCE)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # or every broken connection is told with a C++ stack
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, ranks.cores() // devices)))
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -52,6 +52,11 @@ def is_first() -> bool:
     return here().number == 0
 
 
+def cores() -> int:
+    """How many this process may use; where the system does not say, all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_devices(arguments: dict) -> None:
     """Fill in --devices. Raises InputError for what does not go together."""
     world, asked, strategy = here().world, arguments["devices"], arguments["strategy"]

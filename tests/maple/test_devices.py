@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from maple import cli, devices, ranks, tiny
+from maple import cli, ranks, tiny
 from maple.checkpoint import steps
 from maple.data.instructions import Instructions
 from maple.data.sources import open_source
 from maple.data.tokens import Limits
+from maple.device import check_count
 from maple.errors import InputError
 from maple.fit import fit, own_flags
 from maple.lora import lora_parameters
@@ -254,13 +254,13 @@ def test_what_is_not_said_comes_from_whoever_started_the_processes(monkeypatch):
 
 
 def test_more_devices_than_there_are(monkeypatch):
-    cores = len(os.sched_getaffinity(0))
+    cores = ranks.cores()
     with pytest.raises(InputError, match=rf"{cores + 1} devices .* which has {cores} core.*give --devices {cores}"):
-        devices.check_count("cpu", cores + 1)
+        check_count("cpu", cores + 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match=r"8 devices .* which has 1 GPU; give --devices 1 or --device cpu"):
-        devices.check_count("auto", 8)
+        check_count("auto", 8)
 
 
 @pytest.mark.parametrize("flags", [["--devices", "99"], ["--devices", "0"], ["--strategy", "fsdp"]])
