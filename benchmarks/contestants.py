@@ -218,7 +218,7 @@ def of_transformers(case: Case) -> PreTrainedModel:
 def theirs(case: Case, linear: Callable[[str, Tensor], nn.Module]) -> PreTrainedModel:
     """transformers' own model, frozen, with `linear(path, weight)` for each linear layer but the head."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(case.config, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(case.config, attn_implementation="sdpa", trust_remote_code=False)
     head = model.get_output_embeddings()
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and module is not head:

@@ -57,8 +57,15 @@ def adapter_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     return tensors
 
 
-def save_adapter(model: nn.Module, folder: str | Path, template: str | None = None) -> dict[str, str]:
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    template: str | None = None,
+    tensors: dict[str, torch.Tensor] | None = None,
+) -> dict[str, str]:
     """Write the LoRA layers of a model to `folder` in PEFT's format; each file appears whole or not at all.
+
+    tensors   A and B by their names in the file, where the model holds only a share of them
 
     Returns the SHA-256 of each.
     """
@@ -68,7 +75,7 @@ def save_adapter(model: nn.Module, folder: str | Path, template: str | None = No
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     origin = {**getattr(model, "maple", {}), "template": template}
-    tensors = adapter_tensors(model)
+    tensors = tensors or adapter_tensors(model)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     config = json.dumps(_peft_config(model, layers, origin), indent=2) + "\n"
     partial = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}

@@ -24,13 +24,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from maple import sums
+from maple import ranks, sums
 from maple.adapter import adapter_tensors, save_adapter
 from maple.durable import discard, file_sha256, whole_folder, write_file
 from maple.errors import InputError, InputWarning, first_line, readable
 from maple.jsonfile import read_object
 from maple.lora import lora_parameters
 from maple.origin import CONFIG, WEIGHTS
+from maple.sharded import gather, share
 from maple.tensorfile import write_tensors
 
 FORMAT = 1
@@ -47,13 +48,19 @@ def name_of(step: int) -> str:
 def write(folder: Path, model, optimizer, template: str, state: dict, identity: dict) -> Path:
     """Write the checkpoint of `state["step"]` into `folder` and remove all but the last KEPT; its path.
 
-    Raises InputError where the disk refuses; the checkpoints before it are then as they were.
+    Of several processes all must call it, for what they share, and rank 0 writes. Raises InputError where the disk
+    refuses; the checkpoints before it are then as they were.
     """
     path = folder / name_of(state["step"])
+    tensors = gather(adapter_tensors(model), keep=ranks.is_first())
+    moments = gather(_moments(model, optimizer), keep=ranks.is_first())
+    if not ranks.is_first():
+        return path
     with whole_folder(path) as partial:
-        adapter = save_adapter(model, partial / "adapter", template)
+        adapter = save_adapter(model, partial / "adapter", template, tensors)
         hashes = {f"adapter/{name}": digest for name, digest in adapter.items()}
-        hashes[OPTIMIZER] = _write_optimizer(partial / OPTIMIZER, model, optimizer)
+        shapes = {name: list(tensor.shape) for name, tensor in moments.items()}
+        hashes[OPTIMIZER] = write_tensors(partial / OPTIMIZER, shapes, torch.float32, moments.__getitem__)
         hashes[STATE] = write_file(partial / STATE, [json.dumps(state).encode()])
         manifest = {"format": FORMAT, "step": state["step"], **identity, "trainable": trainable(model), "files": hashes}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
@@ -73,13 +80,12 @@ def trainable(model) -> list[list]:
     return [[name, list(parameter.shape)] for name, parameter in lora_parameters(model)]
 
 
-def _write_optimizer(path: Path, model, optimizer) -> str:
-    tensors = {
+def _moments(model, optimizer) -> dict[str, torch.Tensor]:
+    return {
         f"{key}.{name}": value
         for name, parameter in lora_parameters(model)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    return write_tensors(path, {name: list(t.shape) for name, t in tensors.items()}, torch.float32, tensors.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -98,17 +104,18 @@ class Checkpoint:
             raise InputError(f"{self.path}: it trained other parameters: there {odd[0]}, now {odd[1]}")
         with self._tensors(f"adapter/{WEIGHTS}") as file, torch.no_grad():
             for name, parameter in adapter_tensors(model).items():
-                parameter.copy_(file.get_tensor(name))
+                parameter.copy_(share(file.get_tensor(name), parameter))
 
     def restore_optimizer(self, model, optimizer) -> None:
         """Give AdamW its moments and step counts, and each group its learning rate."""
         state = {}
         with self._tensors(OPTIMIZER) as file:
             stored = set(file.keys())
-            for number, (name, _) in enumerate(lora_parameters(model)):
-                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in stored]
-                if keys:  # there are none before the first step
-                    state[number] = {key: file.get_tensor(f"{key}.{name}") for key in keys}
+            for number, (name, parameter) in enumerate(lora_parameters(model)):
+                if f"step.{name}" in stored:  # there is none before the first step
+                    averages = {key: file.get_tensor(f"{key}.{name}") for key in ("exp_avg", "exp_avg_sq")}
+                    state[number] = {key: share(average, parameter) for key, average in averages.items()}
+                    state[number]["step"] = file.get_tensor(f"step.{name}")
         groups = optimizer.state_dict()["param_groups"]
         for group, rate in zip(groups, self.state["learning_rates"], strict=True):
             group["lr"] = float(rate)

@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from maple import ranks
 from maple.checkpoint import KEPT
 from maple.choices import RECOMPUTE
 from maple.data.prompts import check_template
 from maple.data.sources import check_data, open_source
 from maple.data.tokens import Limits, tokenize
-from maple.device import choose_device
+from maple.device import check_count, choose_device
 from maple.errors import InputError
 from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
 from maple.hub import check_model_name, commit_of, looks_like_folder, model_folder
@@ -130,6 +131,9 @@ class Checks:
             if not passes(check_ranges, defaults | {name: self.arguments[name]}):
                 self.arguments[name] = default
         apply_recipe(self.arguments)
+        self.attempt(ranks.check_devices, self.arguments)
+        self.arguments["devices"] = self.arguments["devices"] or 1
+        self.attempt(check_count, self.arguments["device"], self.arguments["devices"])
         self.attempt(check_logger, self.arguments["logger"])
         asked = self.arguments["device"], self.arguments["precision"]
         chosen = self.attempt(choose_device, *asked)
@@ -310,7 +314,7 @@ class Checks:
             batch = MicroBatch(rows, longest, rows * longest)
             self.arguments["max_length"] = longest
         setting = Setting(self.arguments, self.config, batch, self.device, self.dtype, self.shards)
-        available = available_bytes(torch.device(self.device)) if self.there else None
+        available = available_bytes(torch.device(self.device), self.arguments["devices"]) if self.there else None
         if self.arguments["recompute"] is None:
             setting = setting.changed(recompute=RECOMPUTE[0])
             if available:

@@ -9,3 +9,4 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 Recompute = Literal["none", "selective", "layer"]
 RECOMPUTE: tuple[str, ...] = get_args(Recompute)  # from the fastest to the smallest
+Strategy = Literal["auto", "ddp", "fsdp"]

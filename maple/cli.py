@@ -26,7 +26,8 @@ from itertools import pairwise
 from jsonargparse import ArgumentError as ParseError
 from jsonargparse import ArgumentParser
 
-from maple.errors import InputError, InputWarning, nearest, one_line, refuse_kernels_distribution
+from maple import ranks
+from maple.errors import InputError, InputWarning, LostError, nearest, one_line, refuse_kernels_distribution
 from maple.flatyaml import check_flags, check_length
 
 TERMINATED = 128 + signal.SIGTERM  # as shells count the end by a signal
@@ -57,6 +58,8 @@ def main(
         if error.filename is None:
             raise
         leave(2, f"error: {error.filename}: {error.strerror}")
+    except LostError as error:
+        leave(1, f"error: {error}")
     except KeyboardInterrupt:
         leave(130, "stopped by Ctrl-C")
     except SystemExit as leaving:  # Lightning turns Ctrl-C into exit(1) after its teardown
@@ -69,8 +72,11 @@ def main(
 
 
 def leave(code: int, message: str) -> typing.NoReturn:
-    """Say one sentence and exit, without a traceback."""
-    say(message)
+    """Say one sentence and exit, without a traceback; of several processes of a run one says it."""
+    if ranks.here().world > 1:  # whoever started this process may end it now; in Python's own exit that would be told
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if ranks.is_to_say(one_line(message)):
+        say(message)
     sys.exit(code)
 
 
@@ -81,7 +87,10 @@ def say(message: str) -> None:
 
 def _show_warning(otherwise: Callable, message, category, *where) -> None:
     """Our own warnings as one sentence; those of libraries as they are."""
-    say(f"warning: {message}") if issubclass(category, InputWarning) else otherwise(message, category, *where)
+    if not issubclass(category, InputWarning):
+        otherwise(message, category, *where)
+    elif ranks.is_first():
+        say(f"warning: {message}")
 
 
 def parse(function: Callable, argv: list[str]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import torch
 
+from maple import ranks
 from maple.errors import InputError
 
 
@@ -15,3 +16,18 @@ def choose_device(device: str, precision: str) -> tuple[torch.device, torch.dtyp
             "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
         )
     return chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def check_count(device: str, count: int) -> torch.device:
+    """The device of this process. Raises InputError where a machine is to have more of them than there are."""
+    chosen, _ = choose_device(device, "fp32")
+    if chosen.type == "cuda":
+        there, what = torch.cuda.device_count(), "GPU"
+    else:
+        there, what = ranks.cores(), "core"
+    if count > there:
+        raise InputError(
+            f"{count} devices are asked for on this machine, which has {there} {what}{'s' * (there != 1)}; "
+            f"give --devices {there}" + (" or --device cpu" if what == "GPU" else "")
+        )
+    return chosen

@@ -36,7 +36,7 @@ class Display(Callback):
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or console.quiet,
         )
 
     def on_train_start(self, trainer, pl_module) -> None:

@@ -7,10 +7,15 @@ between two optimizer steps only: within an accumulation the gradients so far wo
 A signal or an exception may come at any moment. The parameters change only while the optimizer steps, and everything
 else that counts was noted at the last boundary; so whenever the optimizer is not at work, that boundary can still be
 written. Signals that arrive while it is are held back for those milliseconds.
+
+Several processes stop at the same micro-batch: before each they tell one another which signal they got, if any, and all
+obey. Where they share the parameters (FSDP2) nothing can be written but by all of them, so an error of one is answered
+by the checkpoint before.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import signal
@@ -24,17 +29,19 @@ import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
-from maple import checkpoint
+from maple import checkpoint, ranks
 from maple.checkpoint import Checkpoint, understood
 from maple.cli import TERMINATED
+from maple.devices import most
 from maple.errors import InputError, InputWarning
 from maple.meters import Meters, MetricsFile, printable
+from maple.sharded import is_sharded
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what torch's LambdaLR counts with, in every version
 # Flags that may change: where the run is kept and shown, and on what it computes, of which `versions` warns. All others
 # must be those of its beginning.
-FREE = ("out", "resume", "checkpoint_every", "logger", "device", "recompute")
+FREE = ("out", "resume", "checkpoint_every", "logger", "device", "strategy", "recompute")
 # Flags that only say where something lies: what lies there is compared by its hash.
 PLACES = {"model": "model", "revision": "model", "data": "data"}
 
@@ -113,12 +120,17 @@ class Checkpoints(Callback):
             self._write(pl_module, optimizer)
         self.signals.install(pl_module)
 
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """Before each micro-batch: stop here if any process is to, and draw its dropout from its place alone."""
+        self.signals.agree()
+        torch.manual_seed(batch["seed"])
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """At the end of an optimizer step: note where the run stands, and now and then write it."""
-        self.micro_batches += 1
+        self.micro_batches += batch["round"]
         if not pl_module.changing:
             return
-        self._note(trainer, pl_module, batch["place"])
+        self._note(trainer, pl_module, batch["last"])
         if pl_module.step % self.every == 0:
             self._write(pl_module, trainer.optimizers[0])
         pl_module.changing = False
@@ -127,11 +139,13 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer, pl_module) -> None:
         """What comes now, saving the adapter and validating, can be done again from here."""
         self._write_if_new(trainer, pl_module)
+        self.signals.agree()
         self.signals.remove()
 
     def on_exception(self, trainer, pl_module, exception) -> None:
         """Write the last boundary, unless the optimizer was at work."""
-        if self.boundary is not None and not pl_module.changing:
+        alone = self.signals.agreed or not is_sharded(pl_module.model)  # else the others would have to share
+        if self.boundary is not None and not pl_module.changing and alone:
             pl_module.changing = True  # no second signal while this is written
             self._write_if_new(trainer, pl_module)
             path = printable(shlex.quote(str(self.last.parents[1])))
@@ -166,9 +180,15 @@ class Checkpoints(Callback):
 
 
 class HeldSignals:
-    """SIGTERM and Ctrl-C raise at once, but while the module's parameters change: then at the end of the step."""
+    """SIGTERM and Ctrl-C raise at once, but while the module's parameters change: then at the end of the step.
+
+    Of several processes any may get one: they raise together, where they `agree`.
+    """
 
     def __init__(self):
+        self.alone = ranks.here().world == 1
+        self.agreed = False  # whether all processes are about to raise
+        self.parent = os.getppid()
         self.pending: int | None = None
         self.others: dict[int, object] = {}
 
@@ -186,12 +206,23 @@ class HeldSignals:
 
     def let_through(self) -> None:
         """Raise for a signal that was held back, or whose exception was swallowed on its way (as in a __del__)."""
-        if self.pending is not None:
+        if self.pending is not None and self.alone:
+            self._raise()
+
+    def agree(self) -> None:
+        """Raise in every process if one got a signal, or lost whoever started it, and so will not get any."""
+        if self.alone:
+            return
+        orphaned = ranks.LAUNCHED in os.environ and os.getppid() != self.parent
+        number = int(most(self.pending or (signal.SIGTERM if orphaned else 0)))
+        if number:
+            self.pending, self.agreed = number, True
             self._raise()
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         again, self.pending = self.pending is not None, number
-        if not again and not self.module.changing:  # a second one would end what the first has begun to save
+        # a second one would end what the first has begun to save
+        if self.alone and not again and not self.module.changing:
             self._raise()
 
     def _raise(self) -> None:

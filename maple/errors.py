@@ -15,6 +15,10 @@ class InputError(Exception):
         return one_line(super().__str__())
 
 
+class LostError(Exception):
+    """Another process of the run is gone, and with it what was to come from it: one sentence, exit code 1."""
+
+
 def one_line(text: str) -> str:
     """A message that may quote what files and flags hold: what is not printable is escaped, and a long middle left out.
 

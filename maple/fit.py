@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from maple import cli, tiny
-from maple.choices import Bits, BlockSize, Device, Precision, Recompute, Template
+from maple import cli, ranks, tiny
+from maple.choices import Bits, BlockSize, Device, Precision, Recompute, Strategy, Template
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
@@ -62,6 +62,8 @@ def fit(
     template: Template = "alpaca",
     revision: str | None = None,
     device: Device = "auto",
+    devices: int | None = None,
+    strategy: Strategy = "auto",
     precision: Precision = "auto",
     compile: bool = False,
     recompute: Recompute | None = None,
@@ -98,6 +100,8 @@ def fit(
     template: prompt format; the adapter must be used with the same
     revision: branch, tag or commit of a hub id
     device: auto takes a GPU where there is one
+    devices: GPUs, or processes on a CPU, that share each step; by default 1, or as many as torchrun or SLURM started
+    strategy: of several devices; ddp has the whole model on each, fsdp a share of it; auto is ddp
     precision: what the model computes in; auto is float32 on a CPU and bfloat16 on a GPU that has it
     compile: let torch.compile fuse what lies between the products; the first steps take a minute more
     recompute: in the backward pass: none, selective (all but products and attention), layer (all but the input of each
@@ -113,7 +117,13 @@ def fit(
     check_out(out, resume)
     check_logger(logger)
     apply_recipe(arguments)
-    run(arguments)
+    ranks.check_devices(arguments)
+    if arguments["devices"] > 1 and ranks.here().world == 1:
+        from maple.launch import launch
+
+        launch(arguments)
+    else:
+        run(arguments)
 
 
 def check_logger(logger: str) -> None:
@@ -132,7 +142,7 @@ def apply_recipe(arguments: dict) -> None:
 def check_ranges(arguments: dict) -> None:
     """Refuse numbers that cannot be meant, all of them in one message."""
     at_least_one = ("rank", "max_steps", "epochs", "batch_tokens", "accumulate", "max_length", "language_cap")
-    at_least_one += ("checkpoint_every",)
+    at_least_one += ("checkpoint_every", "devices")
     rules = [(name, lambda v: v >= 1, "at least 1") for name in at_least_one]
     rules += [(name, lambda v: v < 2**31, "below 2147483648") for name in at_least_one]
     rules += [
@@ -155,25 +165,38 @@ def check_ranges(arguments: dict) -> None:
 
 
 def run(arguments: dict) -> None:
-    """Claim the folder of the run, read the data, and train there."""
+    """Claim the folder of the run, read the data, and train there; of several processes each its part."""
     names = without_controls(f"{arguments['model']} on {arguments['data']}")
-    with claim(arguments["out"], arguments["resume"]) as out:
-        print(f"Fine-tuning {names}; loading PyTorch, Lightning and transformers ...", flush=True)
-        from maple.display import Screen
-        from maple.run import Run
-        from maple.summary import show_data
+    if arguments["devices"] == 1:
+        with claim(arguments["out"], arguments["resume"]) as out:
+            print(f"Fine-tuning {names}; loading PyTorch, Lightning and transformers ...", flush=True)
+            work(arguments, out)
+    else:
+        from maple.devices import joined
 
-        quieten()
-        console = Screen(highlight=False)
-        folder = model_folder(arguments["model"], arguments["revision"], weights=False)
-        arguments["revision"] = commit_of(arguments["model"], folder)
+        with joined(arguments) as out:
+            work(arguments, out)
+
+
+def work(arguments: dict, out: Path) -> None:
+    """Read the data, and train in the folder of the run."""
+    from maple.devices import first_then_others
+    from maple.display import Screen
+    from maple.run import Run
+    from maple.summary import show_data
+
+    quieten()
+    console = Screen(highlight=False, quiet=not ranks.is_first())
+    folder = model_folder(arguments["model"], arguments["revision"], weights=False)
+    arguments["revision"] = commit_of(arguments["model"], folder)
+    with first_then_others():
         tokenizer, instructions = read_data(arguments, folder)
-        show_data(console, instructions)
-        arguments["alpha"] = arguments["alpha"] or arguments["rank"]
-        prepared = Run(arguments, out, console, tokenizer, instructions)
-        if arguments["warmup_steps"] is None:
-            arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * prepared.total_steps)
-        prepared.go()
+    show_data(console, instructions)
+    arguments["alpha"] = arguments["alpha"] or arguments["rank"]
+    prepared = Run(arguments, out, console, tokenizer, instructions)
+    if arguments["warmup_steps"] is None:
+        arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * prepared.total_steps)
+    prepared.go()
 
 
 def read_data(arguments: dict, folder: Path):
@@ -186,7 +209,7 @@ def read_data(arguments: dict, folder: Path):
     config = read_config(folder)
     limits = limits_of(arguments, config.max_position_embeddings)
     tokenizer = load_tokenizer(folder)
-    source = open_source(arguments["data"], arguments["languages"])
+    source, devices = open_source(arguments["data"], arguments["languages"]), arguments["devices"]
     arguments["data"] = source.data
     instructions = Instructions(
         source,
@@ -199,8 +222,9 @@ def read_data(arguments: dict, folder: Path):
         english_share=arguments["english_share"],
         language_cap=arguments["language_cap"],
         epochs=arguments["epochs"],
-        micro_batches=arguments["max_steps"] and arguments["max_steps"] * arguments["accumulate"],
+        micro_batches=arguments["max_steps"] and arguments["max_steps"] * arguments["accumulate"] * devices,
     )
+    instructions.deal(ranks.here().number, devices)
     instructions.check_vocabulary(config.vocab_size)
     return tokenizer, instructions
 

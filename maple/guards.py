@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from maple.data.packing import IGNORED, Batch
+from maple.devices import together
 from maple.errors import InputError
 from maple.lora import lora_parameters
 from maple.loss import token_loss
@@ -37,8 +38,13 @@ class Watch:
         if not math.isfinite(value):
             raise _diverged(model, f"step {step}: the loss is {value}", [batch])
 
-    def gradient(self, model, norm: float, step: int, tokens: int, batches: list[Batch]) -> None:
-        """Raise Diverged for a norm that is no number, and InputError when it was zero ZERO_STEPS steps running."""
+    def gradient(self, model, norm: float, step: int, tokens: int, batches: list[Batch] | None) -> None:
+        """Raise Diverged for a norm that is no number, and InputError when it was zero ZERO_STEPS steps running.
+
+        `batches` are those of the step on this device; None where a device cannot try a sample alone.
+        """
+        if not math.isfinite(norm) and batches is None:
+            raise InputError(f"step {step}: the gradient's norm is {norm}; --strategy ddp would say of which samples")
         if not math.isfinite(norm):
             raise _diverged(model, f"step {step}: the gradient's norm is {norm}", batches)
         self.zeros = self.zeros + 1 if norm == 0 and tokens else 0
@@ -51,7 +57,9 @@ class Watch:
 
 def _diverged(model, what: str, batches: list[Batch]) -> Diverged:
     alone = list(samples(batches))
-    return Diverged(what, [place for place, sample in alone if not _is_finite(model, sample)], len(alone))
+    blamed = [place for place, sample in alone if not _is_finite(model, sample)]
+    found = together((blamed, len(alone)))
+    return Diverged(what, [place for places, _ in found for place in places], sum(count for _, count in found))
 
 
 def samples(batches: list[Batch]) -> Iterator[tuple[Sample, Batch]]:

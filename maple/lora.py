@@ -141,10 +141,16 @@ def add_lora(
     A comes from PyTorch's generator, in the order of the model: seed it for the same start. Raises InputError for
     targets that match nothing.
     """
-    layers = linear_layers(model)
-    for path in match_targets(list(layers), targets):
-        lora = LoRALinear(layers[path], rank, rank if alpha is None else alpha, dropout, rslora)
-        model.set_submodule(path, lora)
+    for path in match_targets(list(linear_layers(model)), targets):
+        adapt(model, path, rank, alpha, dropout, rslora)
+
+
+def adapt(
+    model: nn.Module, path: str, rank: int, alpha: float | None = None, dropout: float = 0.0, rslora: bool = False
+) -> None:
+    """Put a LoRA pair beside the frozen linear layer at `path`."""
+    lora = LoRALinear(model.get_submodule(path), rank, rank if alpha is None else alpha, dropout, rslora)
+    model.set_submodule(path, lora)
 
 
 def lora_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -82,7 +82,7 @@ class Prediction:
 def largest(batches: TrainingBatches) -> MicroBatch:
     """The micro-batch of a run that takes most memory, from the plan of its first epoch: the one with most tokens."""
     order, planned = batches.planned(0)
-    planned = planned[: len(batches)]
+    planned = planned[: batches.left]
     most = max(length * len(rows) for length, rows in planned)
     supervised = {
         language: samples.lengths - samples.table["prompt_length"][:].clip(min=1)
@@ -117,11 +117,22 @@ def predict(setting: Setting) -> Prediction:
     model = model_without_memory(setting.arguments, setting.config, setting.dtype, setting.shards)
     enable_recompute(model, setting.arguments["recompute"])
     parts = _peak(model, setting.micro_batch, setting.arguments["accumulate"], setting.device)
+    if setting.arguments["strategy"] == "fsdp":
+        parts = _shared(parts, model, setting.arguments["devices"])
     if setting.device == "cuda":
         return Prediction(parts | {ACTIVATIONS: parts[ACTIVATIONS] + WORKSPACE})
     holes = HOLES[setting.arguments["recompute"]] * (parts[ACTIVATIONS] + parts[LOSS])
     loading = parts[BASE] + parts[LORA] + _mapped_bytes(setting.config, setting.shards)
     return Prediction(parts, int(holes), loading)
+
+
+def _shared(parts: dict[str, int], model: PreTrainedModel, devices: int) -> dict[str, int]:
+    """What one of several devices holds of each part: a share of the layers, and two whole, the second on its way."""
+    layers = [sum(p.nbytes for p in layer.parameters()) for layer in model.base_model.layers]
+    trained = parts[LORA]
+    base = parts[BASE] - (sum(layers) - trained)
+    shares = {LORA: -(-trained // devices), OPTIMIZER: -(-parts[OPTIMIZER] // devices)}
+    return parts | shares | {BASE: base + -(-(sum(layers) - trained) // devices) + 2 * max(layers)}
 
 
 def _mapped_bytes(config: PretrainedConfig, shards: Shards | None) -> int:

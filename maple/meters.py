@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback
 from rich.markup import escape
 
+from maple.devices import gathered
 from maple.durable import naming
 from maple.errors import InputWarning
 from maple.loss import Score
@@ -91,12 +92,32 @@ def rows_of_steps(path: Path) -> bool:
     return any(line[:1] in b"123456789" for line in lines[1:] if line)
 
 
+class NoMetrics:
+    """What the ranks behind the first have in the place of a MetricsFile."""
+
+    def write(self, row: dict[str, float | str]) -> None:
+        """Rank 0 does."""
+
+    def write_validation(self, step: int, scores: dict[str, Score]) -> None:
+        """Rank 0 does."""
+
+    def sync(self) -> None:
+        """There is nothing to sync."""
+
+    def size(self) -> int:
+        """Of no file."""
+        return 0
+
+
 class Meters(Callback):
-    """Counts tokens, measures speed and memory, and writes a row of metrics.csv for each optimizer step."""
+    """Counts tokens, measures speed and memory, and writes a row of metrics.csv for each optimizer step.
+
+    Of several devices the tokens are those of all, and the memory is that of the one that takes most.
+    """
 
     KEPT = ("steps", "tokens", "first_loss", "last_loss", "peak_memory", "seconds")  # by a checkpoint
 
-    def __init__(self, metrics: MetricsFile):
+    def __init__(self, metrics: MetricsFile | NoMetrics):
         self.metrics = metrics
         self.steps = self.tokens = 0  # tokens of prompts and answers, without padding
         self.first_loss = self.last_loss = None
@@ -124,17 +145,19 @@ class Meters(Callback):
             return
         now = time.perf_counter()
         self.seconds += now - self.step_started
-        self.steps, self.tokens = pl_module.step, self.tokens + self.step_tokens
+        rows = gathered([self.step_tokens, memory_bytes(pl_module.device)])  # the memory while the model is there
+        step_tokens = int(sum(tokens for tokens, _ in rows))
+        self.steps, self.tokens = pl_module.step, self.tokens + step_tokens
         self.last_loss = pl_module.step_loss
         self.first_loss = self.last_loss if self.first_loss is None else self.first_loss
-        self.peak_memory = memory_bytes(pl_module.device)  # asked while the model is on its device
+        self.peak_memory = int(max(memory for _, memory in rows))
         self.row = {
             "step": self.steps,
             "tokens": self.tokens,
             "loss": self.last_loss,
             "learning_rate": pl_module.step_lr,
             "grad_norm": pl_module.grad_norm,
-            "tokens_per_second": self.step_tokens / (now - self.step_started),
+            "tokens_per_second": step_tokens / (now - self.step_started),
             "memory_bytes": self.peak_memory,
         }
         self.step_started, self.step_tokens = now, 0

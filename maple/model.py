@@ -8,6 +8,7 @@ read. The packed layers of a large model come from the copy that an earlier star
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,10 @@ from maple.blocks import replace_blocks
 from maple.errors import InputError, InputWarning, first_line, nearest, shown
 from maple.hub import commit_of, model_folder
 from maple.jsonfile import read_object
-from maple.lora import add_lora, match_targets
+from maple.lora import adapt, add_lora, match_targets
 from maple.packed_copy import Damaged, PackedCopy
 from maple.quantized import Embedding16, QuantizedLinear
+from maple.sharded import Sharding
 from maple.shards import Shards
 from maple.weights import Progress, Weights, packing
 
@@ -40,6 +42,8 @@ SIZES = {
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), (1, 2**24)),
 }
 LARGEST_BUFFER = 2**20  # numbers; rotary frequencies are half of head_dim
+LAYER = re.compile(r"model\.layers\.\d+")  # the path of a decoder layer, in every family
+Filled = Callable[[str], None]  # told the path of a decoder layer that is complete
 RECOMPUTED = "rotary_emb.inv_freq"  # stored by early Llama checkpoints; every version computes it from the config
 
 
@@ -57,6 +61,7 @@ def load_model(
     rslora: bool = False,
     revision: str | None = None,
     progress: Progress | None = None,
+    sharding: Sharding | None = None,
 ) -> PreTrainedModel:
     """A transformers causal LM with frozen linear layers in `bits` bits and LoRA of `rank` beside those of `targets`.
 
@@ -66,6 +71,7 @@ def load_model(
     dtype          what the model computes in: float32 on a CPU, bfloat16 elsewhere. lm_head, embeddings and norms stay
                    as the checkpoint has them where that is 16 bits and `dtype` is wider, else they become `dtype`.
     progress       is called with the bytes read so far, and of how many
+    sharding       cuts each decoder layer up as soon as it is there, so that no device ever holds the whole model
 
     Of a large model the packed layers are kept on the disk for the next start (`packed_copy.py`).
 
@@ -83,31 +89,41 @@ def load_model(
     settings = packing(bits, block_size, double_quant)
     commit = commit_of(name_or_path, folder)
     weights = Weights(model, shards, settings, device, dtype, progress)
-    if rank:  # a misspelt target is found before one of them is read
-        match_targets(list(weights.shapes), targets)
+    # a misspelt target is found before one of them is read
+    matched = match_targets(list(weights.shapes), targets) if rank else []
+
+    def shard(layer: str) -> None:
+        for path in matched:
+            if path.startswith(f"{layer}."):
+                adapt(model, path, rank, alpha, dropout, rslora)
+        sharding.layer(model.get_submodule(layer))
+
+    filled = shard if sharding else None
     if packed or not packed_copy.is_worth(weights.shapes, bits):
         with weights.from_checkpoint(packed) as (stored, pack):
-            fill_model(model, stored, pack, device, dtype)
+            fill_model(model, stored, pack, device, dtype, filled)
     else:
         copy = PackedCopy(shards, commit, weights.shapes, settings)
         kept = copy.exists
-        filled = kept and _filled_from_copy(model, weights, copy)
-        if kept and not filled:
+        taken = kept and _filled_from_copy(model, weights, copy, filled)
+        if kept and not taken:
             model = build_empty(folder, shards)  # without what the damaged copy gave
-        if not filled:
+        if not taken:
             with copy.written() as keep, weights.from_checkpoint(packed, keep) as (stored, pack):
-                fill_model(model, stored, pack, device, dtype)
+                fill_model(model, stored, pack, device, dtype, filled)
     model.maple = {"model": name_or_path, "revision": commit, **settings}
-    if rank:
+    if sharding:
+        sharding.rest(model.base_model)
+    elif rank:
         add_lora(model, rank, alpha, dropout, targets, rslora)
     return model.eval()
 
 
-def _filled_from_copy(model: PreTrainedModel, weights: Weights, copy: PackedCopy) -> bool:
+def _filled_from_copy(model: PreTrainedModel, weights: Weights, copy: PackedCopy, filled: Filled | None) -> bool:
     """Fill a model with the packed layers of an earlier start; False where they turn out to be damaged."""
     try:
         with weights.from_copy(copy) as (stored, pack):
-            fill_model(model, stored, pack, weights.device, weights.dtype)
+            fill_model(model, stored, pack, weights.device, weights.dtype, filled)
     except Damaged as error:
         warnings.warn(f"{error}; the weights are packed again", InputWarning, stacklevel=3)
         copy.discard()
@@ -234,11 +250,13 @@ def fill_model(
     pack: Callable[[str, tuple[int, int]], Weight],
     device: torch.device,
     dtype: torch.dtype,
+    filled: Filled | None = None,
 ) -> None:
     """Give every module of an empty model its tensors, in the order of the model.
 
     stored   name of a parameter -> its tensor on `device`: embedding, head, norms, biases
     pack     path and shape of a linear layer -> its weight as the kernels take it
+    filled   told the path of each decoder layer as soon as all of it is there
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embedding.weight
@@ -246,7 +264,8 @@ def fill_model(
     def get(name: str) -> nn.Parameter:
         return nn.Parameter(stored(name), requires_grad=False)
 
-    for path, module in list(model.named_modules()):
+    modules = list(model.named_modules())
+    for (path, module), (following, _) in zip(modules, [*modules[1:], ("", None)], strict=True):
         if module is embedding:
             model.set_submodule(path, Embedding16(get(f"{path}.weight"), module.padding_idx, dtype))
         elif module is head:  # stays 16-bit; a tied one is the embedding's parameter itself
@@ -262,3 +281,5 @@ def fill_model(
                 # Rotary frequencies are in no file and became meta tensors with the rest: compute them again.
                 module.to_empty(device=device, recurse=False)
                 model._init_weights(module)
+        if filled and (layer := LAYER.match(path)) and not following.startswith(f"{layer[0]}."):
+            filled(layer[0])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from maple import ranks
 from maple.data.packing import Batch
+from maple.devices import summed
 from maple.guards import Watch
 from maple.lora import lora_parameters
 from maple.loss import Score, score, token_loss
+from maple.sharded import is_sharded, whole
 
 
 class FineTuning(LightningModule):
@@ -21,6 +25,9 @@ class FineTuning(LightningModule):
     one of 8 and one of 1 supervised tokens would weigh the same, and a short last group would be divided by the number
     of micro-batches it lacks. So a micro-batch contributes the *sum* of its losses, and the gradient is divided by the
     number of tokens just before it is clipped and applied.
+
+    Of several devices DDP and FSDP2 average the gradients; times the number of devices that is their sum, and the
+    tokens it is divided by are those of all devices.
     """
 
     def __init__(
@@ -36,7 +43,7 @@ class FineTuning(LightningModule):
         super().__init__()
         self.model = model
         self.lr, self.schedule, self.warmup_steps, self.total_steps = lr, schedule, warmup_steps, total_steps
-        self.languages = languages
+        self.languages, self.world = languages, ranks.here().world
         self.step = 0  # optimizer steps done, those before a resume included
         self.changing = False  # whether parameters, optimizer and counts are between two steps
         self.watch = Watch()
@@ -49,7 +56,8 @@ class FineTuning(LightningModule):
         """Sum of losses, times the number that Lightning is going to divide it by."""
         loss, tokens = token_loss(self.model, batch)
         value = loss.item()
-        self.watch.loss(self.model, value, self.step + 1, batch)
+        if self.world == 1:  # else at the end of the step, when the others can be told
+            self.watch.loss(self.model, value, self.step + 1, batch)
         self.window.append(batch)
         self.window_loss += value
         self.window_tokens += tokens
@@ -57,14 +65,19 @@ class FineTuning(LightningModule):
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Turn the sum of gradients into their mean per token; Lightning clips right after this, so the true one."""
-        tokens = max(self.window_tokens, 1)
+        loss, supervised = summed([self.window_loss, self.window_tokens])
+        tokens = max(supervised, 1)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_div_(gradients, tokens)
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
-        self.watch.gradient(self.model, self.grad_norm, self.step + 1, self.window_tokens, self.window)
-        self.step_loss, self.step_lr = self.window_loss / tokens, optimizer.param_groups[0]["lr"]
+        torch._foreach_div_(gradients, tokens / self.world)
+        self.grad_norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
+        window = None if is_sharded(self.model) else self.window
+        self.watch.gradient(self.model, self.grad_norm, self.step + 1, supervised, window)
+        self.step_loss, self.step_lr = loss / tokens, optimizer.param_groups[0]["lr"]
         self.window, self.window_loss, self.window_tokens = [], 0.0, 0
         self.changing = True
+
+    def configure_model(self) -> None:
+        """Nothing is left to do: a model to be sharded was, while it was loaded (`sharded.py`)."""
 
     def cpu(self) -> FineTuning:
         """Stay on the device. Lightning brings a model home after each phase, and here the next one follows at once."""
@@ -100,3 +113,10 @@ class FineTuning(LightningModule):
     def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
         """Add to the score of the language that the loader belongs to."""
         self.validation[self.languages[dataloader_idx]] += score(self.model, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Add up what each device has seen of the held-out samples."""
+        sums = summed([number for score in self.validation.values() for number in astuple(score)])
+        for place, language in enumerate(self.languages):
+            loss, *counts = sums[4 * place : 4 * place + 4]
+            self.validation[language] = Score(loss, *map(int, counts))

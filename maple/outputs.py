@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,27 @@ def claim(out: str | None, resume: bool = False) -> Iterator[Path]:
         for empty in dict.fromkeys([*([folder] if out is None else []), *made]):
             with contextlib.suppress(OSError):  # it holds the run
                 empty.rmdir()
+
+
+@contextlib.contextmanager
+def chosen(out: str | None) -> Iterator[Path]:
+    """The folder that the processes of a run will claim, settled before they start; a numbered one is made now."""
+    made = [] if out is not None or RUNS.exists() else [RUNS]
+    folder = Path(os.path.expanduser(out)) if out is not None else create_out(None)
+    try:
+        yield folder
+    finally:
+        for empty in [folder, *made] if out is None else []:
+            with contextlib.suppress(OSError):  # it holds the run
+                empty.rmdir()
+
+
+def how_to_resume(out: Path) -> str:
+    """What to do with a run that ended before its end."""
+    kept = sorted(path.name for path in (out / CHECKPOINTS).glob("step-*"))
+    if not kept:
+        return "no step of it is kept: start it again"
+    return f"{kept[-1]} is kept; to go on: python -m maple.fit --out {shlex.quote(str(out))} --resume"
 
 
 def write_config(path: Path, arguments: dict) -> None:

@@ -22,8 +22,9 @@ CGROUPS = {
 }
 
 
-def available_bytes(device: torch.device) -> int:
-    """What a run may take: the free memory of a GPU, or what Linux gives before it swaps or a cgroup ends the run.
+def available_bytes(device: torch.device, processes: int = 1) -> int:
+    """What one of several processes may take: the free memory of its GPU, or on a CPU its part of what Linux gives
+    before it swaps or a cgroup ends the run.
 
     Elsewhere than on Linux all memory of the machine counts as available.
     """
@@ -32,9 +33,10 @@ def available_bytes(device: torch.device) -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except FileNotFoundError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return min([available, *_cgroup_rooms(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup"))])
+    rooms = _cgroup_rooms(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup"))
+    return min([available, *rooms]) // processes
 
 
 def _cgroup_rooms(membership: str, root: Path) -> Iterator[int]:

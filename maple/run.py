@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
-from maple import summary
-from maple.adapter import save_adapter
+from maple import devices, ranks, summary
+from maple.adapter import adapter_tensors, save_adapter
 from maple.checkpoint import Checkpoint, newest, steps, understood
 from maple.choices import RECOMPUTE
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
 from maple.device import choose_device
+from maple.devices import OwnSignals
 from maple.display import Display
 from maple.durability import Checkpoints, check_same_run
 from maple.errors import InputError, first_line
@@ -32,13 +32,14 @@ from maple.hub import model_folder
 from maple.loading import loading
 from maple.loss import Score
 from maple.memory import Setting, largest, predict
-from maple.meters import Meters, MetricsFile, rows_of_steps
+from maple.meters import Meters, MetricsFile, NoMetrics, rows_of_steps
 from maple.model import load_model, read_config
 from maple.module import FineTuning
 from maple.outputs import CHECKPOINTS, CONFIG, METRICS, write_config
 from maple.probe import KernelProbe
 from maple.recompute import compile_layers, enable_recompute
 from maple.room import advice, available_bytes, choose_recompute, size
+from maple.sharded import Sharding, gather
 from maple.shards import Shards
 
 GRADIENT_CLIP = 1.0  # norm of the mean gradient per token, as in most recipes; QLoRA's is 0.3
@@ -53,7 +54,7 @@ class Run:
         self.arguments, self.out, self.console = arguments, out, console
         self.tokenizer, self.instructions = tokenizer, instructions
         self.device, self.dtype = choose_device(arguments["device"], arguments["precision"])
-        self.total_steps = math.ceil(instructions.batches.total / arguments["accumulate"])
+        self.total_steps = math.ceil(instructions.batches.total / (arguments["accumulate"] * arguments["devices"]))
 
     def go(self) -> None:
         """Do all of it. Raises InputError for whatever is wrong with model, data, settings, memory or disk."""
@@ -78,10 +79,14 @@ class Run:
         self.load()
         before = self.resume(found) if found else self.begin()
         self.train(found, identity, before)
-        save_adapter(self.model, self.out / "adapter", self.arguments["template"])
+        tensors = gather(adapter_tensors(self.model), keep=ranks.is_first())
+        if ranks.is_first():
+            save_adapter(self.model, self.out / "adapter", self.arguments["template"], tensors)
         self.model.eval()
         after = self.validate()
         self.metrics.write_validation(self.meters.steps, after)
+        if not ranks.is_first():
+            return
         record = summary.collect(self.arguments, self.model, self.meters, before, after, self.out)
         summary.show_end(self.console, record, self.out)
 
@@ -103,6 +108,7 @@ class Run:
         files = Shards(model_folder(self.arguments["model"], self.arguments["revision"]))
         template = template_text(self.arguments["template"], self.tokenizer)
         computing = {"device": self.device, "precision": self.dtype, "threads": torch.get_num_threads()}
+        computing["sharded"] = self.arguments["strategy"] == "fsdp"
         computing = {name: str(value) for name, value in computing.items()}
         return {
             "config": settings,
@@ -120,10 +126,11 @@ class Run:
         return Setting(self.arguments, read_config(folder), batch, self.device.type, self.dtype, Shards(folder))
 
     def decide_recompute(self) -> None:
-        """Fill in --recompute, from the memory that is left."""
+        """Fill in --recompute, from the memory that is left on the device that has least."""
         if self.arguments["recompute"] is None:
             settings = self.setting().changed(recompute=RECOMPUTE[0])
-            self.arguments["recompute"] = choose_recompute(settings, available_bytes(self.device))
+            every = devices.gathered([available_bytes(self.device, self.arguments["devices"])])
+            self.arguments["recompute"] = choose_recompute(settings, min(available for (available,) in every))
 
     def load(self) -> None:
         """The model with its LoRA, and the module that trains it."""
@@ -131,9 +138,15 @@ class Run:
         seed_everything(arguments["seed"], verbose=False)
         names = ("bits", "rank", "alpha", "dropout", "targets", "block_size", "double_quant", "rslora", "revision")
         settings = {name: arguments[name] for name in names}
+        sharding = Sharding(self.device) if arguments["strategy"] == "fsdp" else None
         with loading(self.console) as progress:
             self.model = load_model(
-                arguments["model"], device=self.device, dtype=self.dtype, progress=progress, **settings
+                arguments["model"],
+                device=self.device,
+                dtype=self.dtype,
+                progress=progress,
+                sharding=sharding,
+                **settings,
             )
         enable_recompute(self.model, arguments["recompute"])
         if arguments["compile"]:
@@ -143,7 +156,7 @@ class Run:
         languages = self.instructions.languages
         self.module = FineTuning(self.model, **settings, total_steps=self.total_steps, languages=languages)
         sample = summary.Sample(self.console, self.tokenizer, self.instructions, SAMPLE_TOKENS)
-        self.validator = self.trainer([sample])
+        self.validator = self.trainer([OwnSignals(), sample])
 
     def validate(self) -> dict[str, Score]:
         """The score of each language."""
@@ -157,7 +170,8 @@ class Run:
         if not all(math.isfinite(loss) for loss in losses.values()):
             model = self.arguments["model"]
             raise InputError(f"--model {model}: its loss is {losses} before any training; it must be damaged")
-        write_config(self.out / CONFIG, self.arguments)
+        if ranks.is_first():
+            write_config(self.out / CONFIG, self.arguments)
         self.open_metrics()
         self.metrics.write_validation(0, before)
         return before
@@ -179,7 +193,8 @@ class Run:
 
     def open_metrics(self, keep_bytes: int = 0) -> None:
         """metrics.csv, and the meters that write to it."""
-        self.metrics = MetricsFile(self.out / METRICS, self.instructions.languages, keep_bytes)
+        path, languages = self.out / METRICS, self.instructions.languages
+        self.metrics = MetricsFile(path, languages, keep_bytes) if ranks.is_first() else NoMetrics()
         self.meters = Meters(self.metrics)
 
     def train(self, found: Checkpoint | None, identity: dict, before: dict[str, Score]) -> None:
@@ -234,13 +249,17 @@ class Run:
         if logs and self.arguments["logger"] == "tensorboard":
             # what a stopped run had shown of the steps that now come again is taken from the picture
             board = TensorBoardLogger(self.out, name="", version="tensorboard", purge_step=self.module.step + 1)
+        rank = ranks.here()
         return Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
-            devices=1,
+            devices=rank.local_world,
+            num_nodes=rank.world // rank.local_world,
+            strategy=devices.strategy(self.arguments["strategy"]),
             # Under SLURM Lightning would write checkpoints of its own, pickled and with the base, into the first of
             # these when the job is about to end, and read them back unasked. Ours are enough.
             default_root_dir=self.out / "none",
-            plugins=[LightningEnvironment()],
+            plugins=[devices.environment()],
+            use_distributed_sampler=False,  # the data were dealt already
             max_epochs=1,
             accumulate_grad_batches=self.arguments["accumulate"],
             gradient_clip_val=GRADIENT_CLIP,

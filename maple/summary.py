@@ -19,6 +19,7 @@ from maple.lora import base_bytes, lora_parameters, parameter_counts
 from maple.loss import Score
 from maple.meters import Meters, printable
 from maple.outputs import SUMMARY
+from maple.sharded import is_sharded
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")
 
@@ -66,11 +67,13 @@ class Sample(Callback):
         self.language, self.prompt, self.answer = instructions.an_example(room=tokens)
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        """Generate and print."""
-        model = pl_module.model
+        """Generate and print: rank 0, and where the model is shared all together."""
+        model, shared = pl_module.model, is_sharded(pl_module.model)
+        if self.console.quiet and not shared:
+            return
         ids = torch.tensor(self.prompt.astype(np.int64)[None], device=pl_module.device)
         mask = torch.ones_like(ids)
-        found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, **GREEDY)
+        found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, synced_gpus=shared, **GREEDY)
         self.console.print(f"[dim]A validation sample ({self.language}): ...{self._text(self.prompt, 120)}[/]")
         self.console.print(f"[dim]  expected:[/] {self._text(self.answer)}")
         self.console.print(f"[dim]  answered:[/] {self._text(found[0, ids.shape[1] :])}")

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from maple.data.mixture import split
-from maple.data.packing import Place, TrainingBatches, validation_batches
+from maple.data.packing import Place, TrainingBatches, nothing, validation_batches
 from maple.data.prompts import check_template
 from maple.data.sources import Source
 from maple.data.tokens import Limits, Samples, tokenize
@@ -57,6 +57,12 @@ class Instructions(LightningDataModule):
             epochs=epochs,
             micro_batches=micro_batches,
         )
+        self.rank, self.world = 0, 1
+
+    def deal(self, rank: int, world: int) -> None:
+        """Make from now on only the micro-batches of one of several ranks."""
+        self.rank = self.batches.rank = rank
+        self.world = self.batches.world = world
 
     def check_vocabulary(self, size: int) -> None:
         """Raise InputError where the tokenizer makes ids that the model's embedding does not have."""
@@ -78,14 +84,14 @@ class Instructions(LightningDataModule):
         return self.batches
 
     def val_dataloader(self) -> list[DataLoader]:
-        """One loader a language, of its packed validation samples."""
-        length, tokens = self.limits.max_length, self.batch_tokens
-        return [
-            DataLoader(
-                validation_batches(samples, self.validation[language], length, tokens, self.pad), batch_size=None
-            )
-            for language, samples in self.samples.items()
-        ]
+        """One loader a language, of this rank's part of its packed validation samples; each rank has as many."""
+        loaders = []
+        for language, samples in self.samples.items():
+            held_out = self.validation[language]
+            batches = validation_batches(samples, held_out, self.limits.max_length, self.batch_tokens, self.pad)
+            batches += [nothing(self.pad)] * (-len(batches) % self.world)
+            loaders.append(DataLoader(batches[self.rank :: self.world], batch_size=None))
+        return loaders
 
     def digests(self) -> dict[str, str]:
         """Of each language a hash of its records and of how many of them are trained on."""

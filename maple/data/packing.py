@@ -94,6 +94,11 @@ def collate(rows: list[list[tuple[np.ndarray, int]]], length: int, pad: int) -> 
     return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "tokens": tokens}
 
 
+def nothing(pad: int) -> Batch:
+    """A micro-batch of padding alone."""
+    return collate([[]], SMALLEST_ROW, pad)
+
+
 class TrainingBatches:
     """The micro-batches of a run, epoch after epoch, as one sequence: a function of the seed."""
 
@@ -116,23 +121,47 @@ class TrainingBatches:
         self.counts, self.cap = epoch_counts(sizes, **mixture), mixture.get("language_cap")
         self.total = micro_batches or sum(len(self.planned(epoch)[1]) for epoch in range(epochs))
         self.done, self.start = 0, (0, 0)
+        self.rank, self.world = 0, 1  # whose micro-batches are made here
 
     def skip(self, done: int, place: Place) -> None:
         """Go on behind the micro-batch at `place`, the last of the first `done`, without making any of them."""
         self.done, self.start = done, (place[0], place[1] + 1)
 
-    def __len__(self) -> int:
+    @property
+    def left(self) -> int:
+        """Micro-batches of all ranks that are still to come."""
         return self.total - self.done
 
+    def __len__(self) -> int:
+        return -(-self.left // self.world)
+
     def __iter__(self) -> Iterator[Batch]:
-        left, (epoch, first) = len(self), self.start
+        """Of each round of `world` micro-batches the one of this rank.
+
+        So one process that accumulates 2k and two that accumulate k train each step on the same tokens. In the last
+        round some ranks may have none: they get one of which nothing is supervised, to keep step with the others.
+        `round` and `last` say how many there were in the round and where the last of them stands.
+        """
+        left, (epoch, first) = self.left, self.start
+        mine, places = None, []
         while left > 0:
             order, batches = self.planned(epoch)
             for number, (length, rows) in list(enumerate(batches))[first : first + left]:
-                samples = [[self.samples[language][index] for language, index in _in(order, row)] for row in rows]
-                yield collate(samples, length, self.pad) | {"place": (epoch, number)}
+                if len(places) == self.rank:
+                    samples = [[self.samples[language][index] for language, index in _in(order, row)] for row in rows]
+                    mine = collate(samples, length, self.pad) | self._named((epoch, number))
+                places.append((epoch, number))
                 left -= 1
+                if len(places) == self.world or not left:
+                    mine = mine or nothing(self.pad) | self._named(places[-1])
+                    yield mine | {"round": len(places), "last": places[-1]}
+                    mine, places = None, []
             epoch, first = epoch + 1, 0
+
+    def _named(self, place: Place) -> dict:
+        """Where a micro-batch stands, and what its dropout is drawn from, which is the same on whatever rank it is."""
+        seed = np.random.SeedSequence([self.seed, *place]).generate_state(1)[0]
+        return {"place": place, "seed": int(seed)}
 
     def samples_at(self, place: Place) -> list[list[tuple[str, int]]]:
         """(language, index) of the samples of a micro-batch, row by row."""

@@ -29,6 +29,7 @@ from tests.conftest import SEED
 ROOT = Path(__file__).resolve().parents[2]
 
 FLAGS = {
+    "strategy": "auto",
     "bits": 4,
     "rank": 32,
     "alpha": None,
@@ -317,3 +318,14 @@ def test_the_largest_micro_batch_is_the_one_that_takes_most():
 
     most = max(total(shape) for shape in sorted(shapes, key=lambda s: s.rows * s.length)[-8:])
     assert total(found) == pytest.approx(most, rel=0.02)
+
+
+def test_of_several_devices_each_holds_its_share_of_the_layers_and_two_whole():
+    setting = Setting(FLAGS, SEVEN_BILLION, MicroBatch(1, 1024, 500), "cuda", torch.bfloat16)
+    alone = predict(setting).parts
+    shared = predict(setting.changed(strategy="fsdp", devices=8)).parts
+    assert shared["activations"] == alone["activations"] and shared["LoRA"] * 8 == alone["LoRA"]
+    whole = 2 * SEVEN_BILLION.vocab_size * SEVEN_BILLION.hidden_size * 2  # embedding and head in 16 bits
+    layers = alone["packed base"] - whole
+    two = 2 * (layers + alone["LoRA"]) / SEVEN_BILLION.num_hidden_layers
+    assert shared["packed base"] == pytest.approx(whole + layers / 8 + two, rel=0.01)
