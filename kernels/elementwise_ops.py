@@ -24,8 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, backend: str | None = None) 
     """
     check_backend(backend)
     check_norm(x, weight)
-    y, _ = torch.ops.maple.rms_norm(x.reshape(-1, x.shape[-1]), weight, eps, backend or "")
-    return y.view(x.shape)
+    return torch.ops.maple.rms_norm(x, weight, eps, backend or "")[0]
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -68,19 +67,26 @@ def _module(backend: str, x: Tensor):
     return elementwise
 
 
+def _rows(x: Tensor) -> Tensor:
+    return as_matrix(x.reshape(-1, x.shape[-1]))
+
+
 @computes("rms_norm")
 def _rms_norm(x, weight, eps, backend):
-    return _module(backend, x).rms_norm(as_matrix(x), weight, eps)
+    # of any shape, so that the result is no view: FSDP hooks the last norm's, and a view may lose hooks
+    y, scale = _module(backend, x).rms_norm(_rows(x), weight, eps)
+    return torch.ops.aten._unsafe_view(y, x.shape), scale
 
 
 @looks_like("rms_norm")
 def _(x, weight, eps, backend):
-    return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    rows = x.numel() // x.shape[-1]
+    return x.new_empty(x.shape), x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 @computes("rms_norm_backward")
 def _rms_norm_backward(dy, x, weight, scale, backend):
-    return _module(backend, x).rms_norm_backward(as_matrix(dy), as_matrix(x), weight, scale)
+    return _module(backend, x).rms_norm_backward(_rows(dy), _rows(x), weight, scale).view(x.shape)
 
 
 @looks_like("rms_norm_backward")
