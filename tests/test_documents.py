@@ -6,12 +6,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import LlamaConfig
 
 from maple import cli
 from maple.data.sources import check_data
 from maple.fit import TINY_RECIPE, check_ranges, fit
 from maple.hub import check_model_name
+from maple.memory import MicroBatch, Setting, predict
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -52,6 +55,27 @@ def test_the_recipe_of_the_embedded_model_is_what_fit_does_by_itself():
     bare = cli.parse(fit, [])
     assert cli.parse(fit, ["--config", str(ROOT / "configs" / "tiny.yaml")]) == bare | TINY_RECIPE
     assert set(TINY_RECIPE) < set(written)
+
+
+SHAPES = {
+    "llama-2-7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32},
+    "70b-fsdp": {
+        "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_key_value_heads": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_memory_that_a_recipe_promises_is_what_is_predicted(name):
+    path = ROOT / "configs" / f"{name}.yaml"
+    promised = float(re.search(r"# Memory .*?: ([\d.]+) GiB", path.read_text(encoding="utf-8")).group(1))
+    arguments = cli.parse(fit, ["--config", str(path)])
+    heads = SHAPES[name]["hidden_size"] // 128
+    config = LlamaConfig(**{"num_key_value_heads": heads} | SHAPES[name], num_attention_heads=heads, dtype="float16")
+    rows, length = arguments["batch_tokens"] // arguments["max_length"], arguments["max_length"]
+    setting = Setting(arguments, config, MicroBatch(rows, length, rows * length), "cuda", torch.bfloat16)
+    found = predict(setting.changed(recompute=arguments["recompute"] or "none")).total
+    assert found / 2**30 == pytest.approx(promised, abs=0.06)
 
 
 def test_the_readme_names_every_file():
