@@ -180,7 +180,7 @@ def test_all_problems_are_told_at_once(model, data, capsys, monkeypatch):
     truncate(model, data)
     break_a_line(model, data)
     write(data / "en.jsonl", [{"instruction": 3}])
-    monkeypatch.setattr(checks, "available_bytes", lambda _: 10**6)
+    monkeypatch.setattr(checks, "available_bytes", lambda *_: 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     flags = ["--max-length", 4096, "--batch-tokens", 100, "--rank", 5000, "--targets", "nothing", "--out", "data"]
     code, _, err = run(capsys, "--model", model, "--data", data, *flags)
