@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from kernels.backend import OLDEST
 from kernels.ops import LIBRARY, computes, looks_like
 
 aten = torch.ops.aten
-LARGEST_HEAD = 256  # dimensions that CUDA's flash attention takes
+LARGEST_HEAD, HEAD_MULTIPLE = 256, 8  # dimensions that CUDA's flash attention takes (its flash_api.cpp)
 
 
 def packed_attention(
@@ -94,8 +95,10 @@ def _visible(n: int, window: int, device: torch.device) -> Tensor:
 
 
 def _flash_on_gpu(q: Tensor) -> bool:
-    half = q.dtype in (torch.bfloat16, torch.float16)
-    return q.device.type == "cuda" and half and q.shape[2] <= LARGEST_HEAD
+    if q.device.type != "cuda" or q.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    new_enough = torch.version.hip is not None or torch.cuda.get_device_capability(q.device) >= OLDEST
+    return new_enough and q.shape[2] <= LARGEST_HEAD and q.shape[2] % HEAD_MULTIPLE == 0
 
 
 def _left(window: int) -> dict[str, int]:

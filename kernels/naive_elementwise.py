@@ -41,7 +41,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """dX [M, n] in the dtype of x."""
-    wide, dy, weight = _wide(x), _wide(dy), _wide(weight)
+    wide = _wide(x)
+    dy, weight = dy.to(wide.dtype), weight.to(wide.dtype)
     # mean(g x) as (dY x) w, one matrix to write to: with g beside it and the sum of g x it took 1.7 times as long
     one = dy * wide
     mean = torch.mv(one, weight).mul_(scale.pow(3)).div_(-x.shape[1])  # -s^3 mean(g x)

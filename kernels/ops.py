@@ -259,8 +259,9 @@ class _Linear(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        dx = torch.ops.maple.linear_grad_x(dy, ctx.saved_tensors, ctx.layout, ctx.backend)
-        return dx, None, None, *[None] * len(ctx.saved_tensors)
+        tensors = ctx.saved_tensors  # once: activation checkpointing computes them again for one look only
+        dx = torch.ops.maple.linear_grad_x(dy, tensors, ctx.layout, ctx.backend)
+        return dx, None, None, *[None] * len(tensors)
 
 
 class _LoRALinear(Function):

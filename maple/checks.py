@@ -311,7 +311,7 @@ class Checks:
         else:  # no data to look at: full rows, everything supervised
             longest = min(self.arguments["max_length"] or DEFAULT_MAX_LENGTH, self.config.max_position_embeddings)
             rows = max(self.arguments["batch_tokens"] // longest, 1)
-            batch = MicroBatch(rows, longest, rows * longest)
+            batch = MicroBatch(rows, longest, rows * longest, rows)
             self.arguments["max_length"] = longest
         setting = Setting(self.arguments, self.config, batch, self.device, self.dtype, self.shards)
         available = available_bytes(torch.device(self.device), self.arguments["devices"]) if self.there else None

@@ -41,6 +41,7 @@ class Conversation:
         seed = torch.randint(2**62, ()).item()
         if self.decoder is None or self.decoder.cache.length < len(ids) + room:
             length = min(window, power_of_two(len(ids) + room))  # the next turn is longer, and may still fit
+            self.decoder = None  # before there is another one: its cache is as large as it can be
             self.decoder = Decoder(self.model, 1, length)
         self.decoder.generate([ids], room, stop, self.temperature, seed, lambda _, token: streamer.put(token))
         streamer.end()

@@ -69,7 +69,7 @@ def generate(
     """
     if not prompts:
         return []
-    longest = min(max(map(len, prompts)) + max_new_tokens, model.config.max_position_embeddings)
+    longest = min(max(map(len, prompts)) + max(max_new_tokens, 1), model.config.max_position_embeddings)
     decoder = Decoder(model, min(batch_size, len(prompts)), longest)
     return decoder.generate(prompts, max_new_tokens, stop, temperature, seed, on_token)
 
@@ -124,6 +124,8 @@ class Decoder:
 
     def _text(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> Text:
         window = self.model.config.max_position_embeddings
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed")
         if not prompt:
             raise InputError(f"prompt {index} has no token; begin it with the tokenizer's BOS")
         if len(prompt) >= min(window, self.cache.length):

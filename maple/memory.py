@@ -48,11 +48,12 @@ aten = torch.ops.aten
 
 
 class MicroBatch(NamedTuple):
-    """All that memory depends on: rows of `length` tokens, and the supervised tokens in them."""
+    """All that memory depends on: rows of `length` tokens, the supervised ones of these, and the samples in them."""
 
     rows: int
     length: int
     supervised: int
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def largest(batches: TrainingBatches) -> MicroBatch:
         return sum(int(supervised[language][i]) for row in rows for language, i in map(order.__getitem__, row))
 
     found = [(length, rows) for length, rows in planned if length * len(rows) == most]
-    return max((MicroBatch(len(rows), length, count(rows)) for length, rows in found), key=lambda m: m.supervised)
+    shapes = [MicroBatch(len(rows), length, count(rows), sum(map(len, rows))) for length, rows in found]
+    return max(shapes, key=lambda shape: shape.supervised)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _peak(model: PreTrainedModel, batch: MicroBatch, accumulate: int, device: st
     Of an accumulation two micro-batches show all: the gradients of the first live through the second. The order is
     Lightning's, which frees the gradients of the step before between forward and backward.
     """
-    counter = _Step(batch.supervised, device)
+    counter = _Step(batch, device)
     lora = [parameter for _, parameter in lora_parameters(model)]
     for tensor in (*model.parameters(), *model.buffers()):
         counter.count(tensor, BASE)
@@ -207,9 +209,9 @@ def _peak(model: PreTrainedModel, batch: MicroBatch, accumulate: int, device: st
 class _Step(LiveBytes):
     """Counts a training step on meta tensors, as `device` would do it."""
 
-    def __init__(self, supervised: int, device: str):
+    def __init__(self, batch: MicroBatch, device: str):
         super().__init__()
-        self.supervised, self.device = supervised, device
+        self.batch, self.device = batch, device
         triton = device == "cuda" and importlib.util.find_spec("triton") is not None
         self.backend = "triton" if triton else "naive"
         self.inside: dict[str, tuple[int, object]] = {}  # a call of an operator of ours -> what it takes on the way
@@ -231,13 +233,13 @@ class _Step(LiveBytes):
     def run(self, operator, args, kwargs):
         """One operator; where the shape of the answer lies in what tensors hold, that of a packed batch."""
         if operator is aten.nonzero.default:
-            return args[0].new_empty(1, args[0].dim(), dtype=torch.int64)  # where samples begin; of no weight
+            return args[0].new_empty(self.batch.samples, args[0].dim(), dtype=torch.int64)  # where samples begin
         if operator is aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
-            return args[0].new_empty(self.supervised, *args[0].shape[args[1][0].dim() :])
+            return args[0].new_empty(self.batch.supervised, *args[0].shape[args[1][0].dim() :])
         if operator.namespace != "maple":
             return operator(*args, **kwargs)
-        if operator is torch.ops.maple.packed_attention_backward.default and self.device == "cuda":
-            self.check(args[1].numel() * FLOAT)  # dQ is summed in float32 before it is rounded
+        if "packed_attention" in operator._opname and self.device == "cuda":
+            self.check(_attention_workspace(operator, args, self.batch))
         if isinstance(args[-1], str):
             args = (*args[:-1], self.backend)
         return self._ours(operator, args, kwargs)
@@ -258,6 +260,26 @@ class _Step(LiveBytes):
         stays = self.now - before - returned  # the buffers that naive.py keeps
         self.inside[call] = self.highest - before - stays, tree_map(_like, results)
         return results
+
+
+def _attention_workspace(operator, args, batch: MicroBatch) -> int:
+    """Bytes that attention over packed samples takes on a GPU beside its operands, its results among them.
+
+    In 16 bits what mha_varlen_bwd of PyTorch's flash_api.cpp makes: dQ is summed in float32 over tokens padded to 128 a
+    sample, and heads of q that share k and v have a dK and dV of their own first. In float32 the scores of a sample are
+    written out, and four more like them.
+    """
+    backward = operator is torch.ops.maple.packed_attention_backward.default
+    q, k = args[backward : backward + 2]
+    tokens, heads, dim = q.shape
+    results = q.nbytes + (2 * k.nbytes if backward else FLOAT * heads * tokens)
+    if q.dtype == torch.float32:
+        return results + 5 * FLOAT * heads * batch.length**2
+    if not backward:
+        return results
+    padded = tokens + 128 * batch.samples
+    shared = 2 * q.nbytes if k.shape[1] < heads else 0
+    return results + padded * heads * (-(-dim // 32) * 32 + 1) * FLOAT + shared
 
 
 def _looks(value) -> object:

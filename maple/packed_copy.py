@@ -27,6 +27,7 @@ import torch
 from kernels import Int8Weight, NF4Weight
 from kernels.packed import without_memory
 from maple.ahead import ahead, ready, receiver
+from maple.caches import cache_folder
 from maple.durable import discard, sweep, whole_folder, write_file
 from maple.errors import InputError, InputWarning
 from maple.lock import Busy, locked
@@ -49,7 +50,7 @@ def is_worth(shapes: dict[str, tuple[int, int]], bits: int) -> bool:
 
 def cache_root() -> Path:
     """Where the copies lie."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maple" / "packed"
+    return cache_folder("packed")
 
 
 class Damaged(Exception):

@@ -18,6 +18,7 @@ from maple.data.packing import Batch
 from maple.errors import InputError
 from maple.lora import LoRALinear, lora_layers
 from maple.loss import hidden_states
+from maple.recompute import uncompiled
 
 # How far two results may be apart, as a part of their length. Rounding to bfloat16 alone is 2^-9 of it, to float16
 # 2^-12, to float32 2^-25, and sums in another order some times that; a scale that is off by 1 % is 2^-6.6.
@@ -56,7 +57,8 @@ def compare_kernels(model, batch: Batch) -> int:
         hooks.append(layer.register_forward_pre_hook(before))
     device = batch["input_ids"].device
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        generators = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(generators), torch.no_grad(), uncompiled():  # compiled layers call no hooks
             hidden_states(model, batch)
     finally:
         for hook in hooks:

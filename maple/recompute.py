@@ -29,6 +29,7 @@ PRODUCTS = (
     torch.ops.maple.packed_attention.default,
 )
 GRAPHS = 32  # twice what there can be
+uncompiled = functools.partial(torch.compiler.set_stance, "force_eager")  # a block in which no compiled code runs
 KEPT = {"selective": SEEDS + PRODUCTS, "layer": SEEDS}
 
 
@@ -46,6 +47,10 @@ def _saving(how: str):
     contexts = functools.partial(create_selective_checkpoint_contexts, functools.partial(_policy, KEPT[how]))
 
     def forward(layer, *args, **kwargs):
+        if (
+            not torch.is_grad_enabled()
+        ):  # nothing is computed again, and a CUDA graph may not ask for random states
+            return type(layer).forward(layer, *args, **kwargs)
         return checkpoint(type(layer).forward, layer, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return forward

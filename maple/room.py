@@ -76,7 +76,7 @@ def _changes(setting: Setting) -> Iterator[tuple[dict, Setting]]:
 
     def cut(rows: float, length: float) -> Setting:
         shape = max(int(batch.rows * rows), 1), max(int(batch.length * length), 1)
-        return replace(setting, micro_batch=MicroBatch(*shape, int(batch.supervised * rows * length)))
+        return replace(setting, micro_batch=MicroBatch(*shape, int(batch.supervised * rows * length), batch.samples))
 
     if tokens // 2 >= longest:
         yield {"batch_tokens": tokens // 2}, cut(0.5, 1)

@@ -129,7 +129,7 @@ class Run:
         """Fill in --recompute, from the memory that is left on the device that has least."""
         if self.arguments["recompute"] is None:
             settings = self.setting().changed(recompute=RECOMPUTE[0])
-            every = devices.gathered([available_bytes(self.device, self.arguments["devices"])])
+            every = devices.gathered([available_bytes(self.device, ranks.here().local_world)])
             self.arguments["recompute"] = choose_recompute(settings, min(available for (available,) in every))
 
     def load(self) -> None:

@@ -19,6 +19,7 @@ from maple.lora import base_bytes, lora_parameters, parameter_counts
 from maple.loss import Score
 from maple.meters import Meters, printable
 from maple.outputs import SUMMARY
+from maple.recompute import uncompiled
 from maple.sharded import is_sharded
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")
@@ -73,7 +74,8 @@ class Sample(Callback):
             return
         ids = torch.tensor(self.prompt.astype(np.int64)[None], device=pl_module.device)
         mask = torch.ones_like(ids)
-        found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, synced_gpus=shared, **GREEDY)
+        with uncompiled():  # a cache that grows would make graphs for each layer and length
+            found = model.generate(ids, attention_mask=mask, max_new_tokens=self.tokens, synced_gpus=shared, **GREEDY)
         self.console.print(f"[dim]A validation sample ({self.language}): ...{self._text(self.prompt, 120)}[/]")
         self.console.print(f"[dim]  expected:[/] {self._text(self.answer)}")
         self.console.print(f"[dim]  answered:[/] {self._text(found[0, ids.shape[1] :])}")

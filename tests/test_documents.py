@@ -73,7 +73,7 @@ def test_the_memory_that_a_recipe_promises_is_what_is_predicted(name):
     heads = SHAPES[name]["hidden_size"] // 128
     config = LlamaConfig(**{"num_key_value_heads": heads} | SHAPES[name], num_attention_heads=heads, dtype="float16")
     rows, length = arguments["batch_tokens"] // arguments["max_length"], arguments["max_length"]
-    setting = Setting(arguments, config, MicroBatch(rows, length, rows * length), "cuda", torch.bfloat16)
+    setting = Setting(arguments, config, MicroBatch(rows, length, rows * length, rows), "cuda", torch.bfloat16)
     found = predict(setting.changed(recompute=arguments["recompute"] or "none")).total
     assert found / 2**30 == pytest.approx(promised, abs=0.06)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_from_disk
 
+from maple.caches import cache_folder
 from maple.data.prompts import render, template_text
 from maple.data.records import Record
 from maple.errors import InputError
@@ -139,7 +140,6 @@ def _digest(records: list[Record]) -> str:
 
 def _cache_folder(digest: str, template: str, tokenizer, limits: Limits) -> Path:
     """Named by a hash of everything the tokens depend on."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parts = [
         digest,
         template_text(template, tokenizer),
@@ -147,7 +147,7 @@ def _cache_folder(digest: str, template: str, tokenizer, limits: Limits) -> Path
         [tokenizer.bos_token_id, tokenizer.eos_token_id, limits.max_length, limits.window],
         Path(__file__).read_text(encoding="utf-8"),  # these very rules
     ]
-    return root / "maple" / "tokens" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return cache_folder("tokens") / hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _cached(folder: Path) -> Dataset | None:
