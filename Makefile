@@ -13,7 +13,7 @@ OLD_TRITON := $(VENV)/triton-3.6
 help:
 	@echo "make fit        fine-tune the embedded model in 4 bits on eight languages: a minute, no download of a model"
 	@echo "make test       units, peers and real data, on a CPU"
-	@echo "make bench      the kernels on this machine beside bitsandbytes and peft"
+	@echo "make bench      kernels, training, loading and decoding beside bitsandbytes and peft: half an hour on two cores"
 	@echo "make lint       ruff and ruff-format"
 	@echo "make test-gpu   the Triton kernels on this machine's GPU; installs nothing"
 	@echo "make bench-gpu  the kernels and a training step on it, beside their peers; OUT=DIR keeps the results there"
@@ -49,6 +49,9 @@ test: setup $(OLD_TRITON)
 
 bench: setup
 	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.decode
 
 lint: setup
 	$(BIN)/ruff check .
@@ -71,4 +74,4 @@ test-gpu:
 
 bench-gpu:
 	$(PYTHON) -m benchmarks.kernels $(if $(OUT),--out $(OUT))
-	$(PYTHON) -m benchmarks.train $(if $(OUT),--out $(OUT))
+	$(PYTHON) -m benchmarks.train --ranks 16 $(if $(OUT),--out $(OUT))

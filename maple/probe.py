@@ -2,7 +2,7 @@
 
 A kernel can be right on every machine it was tested on and wrong on this one: another chip, another compiler, another
 shape. The first layer of each shape gets the inputs that it has in the first micro-batch, and a random B, since B is
-zero at the start and would hide A's gradient.
+zero at the start and would hide A's gradient. What lies between the layers gets random numbers in the model's shapes.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def compare_kernels(model, batch: Batch) -> int:
     if choose("", batch["input_ids"].device, model.get_input_embeddings().dtype) is naive:
         return 0
 
+    _compare_between(model, batch)
+
     def before(layer: LoRALinear, arguments: tuple) -> None:
         x, layers = arguments[0].detach(), [layer, *(arguments[1] if len(arguments) > 1 else ())]
         kind = tuple((one.base.out_features, one.base.in_features, one.rank) for one in layers)
@@ -69,6 +71,49 @@ def compare_kernels(model, batch: Batch) -> int:
     return len(compared)
 
 
+def _compare_between(model, batch: Batch) -> None:
+    """Norm, rotation and SwiGLU of the first decoder layer."""
+    layer, config = model.base_model.layers[0], model.config
+    attention, norm = layer.self_attn, layer.input_layernorm
+    generator = torch.Generator(batch["input_ids"].device).manual_seed(SEED)
+
+    def random(*shape: int) -> Tensor:
+        values = torch.randn(*batch["input_ids"].shape, *shape, generator=generator, device=generator.device)
+        return values.to(model.get_input_embeddings().dtype)
+
+    q, k = (random(heads, attention.head_dim) for heads in (config.num_attention_heads, config.num_key_value_heads))
+    angles = model.base_model.rotary_emb(q, batch["position_ids"])
+    heads = [t.transpose(1, 2) for t in (q, k)]
+    x, gate, up = random(config.hidden_size), random(config.intermediate_size), random(config.intermediate_size)
+    for name, function, inputs in (
+        ("rms_norm", lambda x, backend: kernels.rms_norm(x, norm.weight, norm.variance_epsilon, backend), [x]),
+        ("rotary", lambda q, k, backend: kernels.rotary(q, k, *angles, backend), heads),
+        ("swiglu", kernels.swiglu, [gate, up]),
+    ):
+        fast, plain = (_with_gradients(function, inputs, backend) for backend in (None, "naive"))
+        for found, expected in zip(fast, plain, strict=True):
+            _require_equal(f"{name} or its gradient", found, expected)
+
+
+def _with_gradients(function, inputs: list[Tensor], backend: str | None) -> list[Tensor]:
+    """Results, and the gradients of the inputs for dY = Y."""
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+        results = function(*inputs, backend)
+        results = [results] if isinstance(results, Tensor) else list(results)
+        return [*results, *torch.autograd.grad(results, inputs, [result.detach() for result in results])]
+
+
+def _require_equal(what: str, found: Tensor, expected: Tensor) -> None:
+    """Raise InputError where two results are further apart than rounding."""
+    difference = (found.float() - expected.float()).norm() / expected.float().norm()
+    if not difference <= TOLERANCE[found.dtype]:  # NaN is no agreement either
+        raise InputError(
+            f"the Triton kernel's {what} is {float(difference):.2g} of its length away from plain PyTorch's, "
+            f"{TOLERANCE[found.dtype]:.2g} is rounding; run with --device cpu, and report GPU and versions"
+        )
+
+
 def _compare(layers: list[LoRALinear], x: Tensor, paths: list[str]) -> None:
     generator = torch.Generator(x.device).manual_seed(SEED)
 
@@ -79,13 +124,8 @@ def _compare(layers: list[LoRALinear], x: Tensor, paths: list[str]) -> None:
     dys = [random(*x.shape[:-1], layer.base.out_features).to(x.dtype) for layer in layers]
     fast, plain = (_results(layers, x, bs, dys, backend) for backend in (None, "naive"))
     for number, (found, expected) in enumerate(zip(fast, plain, strict=True)):
-        difference = (found.float() - expected.float()).norm() / expected.float().norm()
-        if not difference <= TOLERANCE[x.dtype]:  # NaN is no agreement either
-            kind, which = RESULTS[number // len(layers)], number % len(layers)
-            raise InputError(
-                f"{paths[which]}: the Triton kernel's {kind} is {float(difference):.2g} of its length away from plain "
-                f"PyTorch's, {TOLERANCE[x.dtype]:.2g} is rounding; run with --device cpu, and report GPU and versions"
-            )
+        kind, which = RESULTS[number // len(layers)], number % len(layers)
+        _require_equal(f"{kind} of {paths[which]}", found, expected)
 
 
 def _results(layers: list[LoRALinear], x: Tensor, bs: list[Tensor], dys: list[Tensor], backend) -> list[Tensor]:

@@ -47,9 +47,7 @@ def _saving(how: str):
     contexts = functools.partial(create_selective_checkpoint_contexts, functools.partial(_policy, KEPT[how]))
 
     def forward(layer, *args, **kwargs):
-        if (
-            not torch.is_grad_enabled()
-        ):  # nothing is computed again, and a CUDA graph may not ask for random states
+        if not torch.is_grad_enabled():  # nothing is computed again, and a CUDA graph may not ask for random states
             return type(layer).forward(layer, *args, **kwargs)
         return checkpoint(type(layer).forward, layer, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 

@@ -107,6 +107,11 @@ def test_transformers_own_generate_still_takes_a_batch(tmp_path):
 # ------------------------------------------------------------------------------------------------- the window
 
 
+def test_no_token_at_all_is_nothing_to_ask_for(tmp_path):
+    with pytest.raises(InputError, match="max_new_tokens is 0; at least 1 is needed"):
+        generate(loaded(tmp_path), [[1]], 0)
+
+
 def test_a_text_ends_where_the_window_does(tmp_path):
     made = generate(loaded(tmp_path), [[1] * 120, [1] * 127, [2]], 50)
     assert list(map(len, made)) == [8, 1, 50]

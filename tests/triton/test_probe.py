@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import maple
-from kernels import gpu
+from kernels import elementwise, gpu
 from maple.errors import InputError
 from maple.probe import compare_kernels
 
@@ -28,10 +28,14 @@ def test_right_kernels_pass_each_group_of_shapes_once(batch, bits):
 @pytest.mark.parametrize(
     ("name", "harm", "words"),
     [
-        ("lora_linear", lambda ys, xa: ([y * 1.01 for y in ys], xa), "kernel's y is 0.01 of its length away"),
-        ("lora_linear", lambda ys, xa: ([y.fill_(float("nan")) for y in ys], xa), "kernel's y is nan"),
-        ("lora_linear_backward", lambda dx, da, dbs: (dx, da * 1.01, dbs), "kernel's dA is 0.01"),
-        ("lora_linear_backward", lambda dx, da, dbs: (dx * 0, da, dbs), "kernel's dX is 1 "),
+        (
+            "lora_linear",
+            lambda ys, xa: ([y * 1.01 for y in ys], xa),
+            r"kernel's y of .*q_proj is 0.01 of ",
+        ),
+        ("lora_linear", lambda ys, xa: ([y.fill_(float("nan")) for y in ys], xa), r"kernel's y of .* is nan"),
+        ("lora_linear_backward", lambda dx, da, dbs: (dx, da * 1.01, dbs), r"kernel's dA of .* is 0.01"),
+        ("lora_linear_backward", lambda dx, da, dbs: (dx * 0, da, dbs), r"kernel's dX of .* is 1 "),
     ],
 )
 def test_wrong_kernels_are_refused(batch, monkeypatch, name, harm, words):
@@ -39,4 +43,27 @@ def test_wrong_kernels_are_refused(batch, monkeypatch, name, harm, words):
     right = getattr(gpu, name)
     monkeypatch.setattr(gpu, name, lambda *arguments: harm(*right(*arguments)))
     with pytest.raises(InputError, match=words):
+        compare_kernels(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("rms_norm", lambda y, scale: (y * 1.01, scale)),
+        ("rms_norm_backward", lambda dx: dx * 1.01),
+        ("rotary", lambda q, k: (q, k.flip(-1))),
+        ("swiglu", lambda y: y.fill_(float("nan"))),
+        ("swiglu_backward", lambda dgate, dup: (dup, dgate)),
+    ],
+)
+def test_wrong_kernels_between_the_layers_are_refused(batch, monkeypatch, name, harm):
+    model = maple.load_model("tiny", rank=4, device=DEVICE)
+    right = getattr(elementwise, name)
+
+    def wrong(*arguments):
+        results = right(*arguments)
+        return harm(*results) if isinstance(results, tuple) else harm(results)
+
+    monkeypatch.setattr(elementwise, name, wrong)
+    with pytest.raises(InputError, match=f"kernel's {name.removesuffix('_backward')} or its gradient is "):
         compare_kernels(model, batch)
