@@ -31,12 +31,13 @@ from torch import nn
 from transformers import LlamaConfig
 
 from benchmarks import ledger
-from benchmarks.contestants import MAPLE, PROVIDERS, Case, Contestant, why_no_peers
+from benchmarks.contestants import BLOCK_SIZE, MAPLE, PROVIDERS, Case, Contestant, why_no_peers
 from benchmarks.train_report import Report, Row
 from maple.choices import RECOMPUTE
 from maple.data.packing import Batch, collate
 from maple.device import choose_device
 from maple.live import LiveBytes
+from maple.memory import MicroBatch, Setting, predict
 
 RANKS = (8, 16, 32, 64, 128)  # the MAPLE paper's
 BITS = (4, 8, 16)
@@ -204,13 +205,21 @@ def measure(case: Case, names: list[str], ranks: list[int], batches: list[Pair],
             if name not in seconds:
                 report.add(Row(case.bits, rank, name))
                 continue
-            first = running[name]
-            trained = sum(parameter.numel() for parameter in first.parameters)
-            times = seconds[name], seconds.get(MAPLE)
-            counts = [(b["tokens"], int((b["labels"] >= 0).sum())) for b, _ in batches[WARM_UP:]]
-            report.add(
-                Row(case.bits, rank, name, first.provider, *times, counts, peaks[name], trained, first.first_loss)
+            one = running[name]
+            row = Row(
+                case.bits,
+                rank,
+                name,
+                one.provider,
+                seconds=seconds[name],
+                ours=seconds.get(MAPLE),
+                counts=[(b["tokens"], int((b["labels"] >= 0).sum())) for b, _ in batches[WARM_UP:]],
+                peak=peaks[name],
+                trained=sum(parameter.numel() for parameter in one.parameters),
+                loss=one.first_loss,
+                parts=predicted(case, rank, largest(batches, name)) if name == MAPLE else {},
             )
+            report.add(row)
         for name, base in bases.items():
             if base is not None:
                 PROVIDERS[name].detach(base)
@@ -248,7 +257,7 @@ def take_turns(
 def peak(contestant: Contestant, name: str, batches: list[Pair], device: torch.device) -> int:
     """Bytes of the tensors of a contestant at the peak of a step: on a GPU those that PyTorch has allocated, without
     what others hold; on a CPU living tensors, counted."""
-    batch = max((pair[0 if name == MAPLE else 1] for pair in batches), key=lambda b: b["labels"].numel())
+    batch = largest(batches, name)
     own = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held(contestant.model)}
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -260,6 +269,21 @@ def peak(contestant: Contestant, name: str, batches: list[Pair], device: torch.d
             counter.count(tensor)
         contestant.step(batch)
     return counter.peak.total() + state_bytes(contestant)
+
+
+def largest(batches: list[Pair], name: str) -> Batch:
+    """The batch of a contestant that has most tokens, padding included."""
+    return max((pair[0 if name == MAPLE else 1] for pair in batches), key=lambda batch: batch["labels"].numel())
+
+
+def predicted(case: Case, rank: int, batch: Batch) -> dict[str, int]:
+    """Bytes by part at the peak of a step of maple's, as `maple.check` predicts them."""
+    lora = {"rank": rank, "alpha": None, "dropout": 0.0, "targets": "all-linear", "rslora": False}
+    packing = {"bits": case.bits, "block_size": BLOCK_SIZE, "double_quant": True}
+    step = {"accumulate": 1, "recompute": case.recompute, "strategy": "auto"}
+    counts = int((batch["labels"] >= 0).sum()), int((batch["position_ids"] == 0).sum())
+    shape = MicroBatch(*batch["labels"].shape, *counts)
+    return predict(Setting(lora | packing | step, case.config, shape, case.device.type, case.dtype)).parts
 
 
 def held(model: nn.Module) -> list[torch.Tensor]:

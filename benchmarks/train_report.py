@@ -35,6 +35,7 @@ class Row:
     peak: int = 0  # bytes
     trained: int = 0  # parameters
     loss: float = 0.0  # before training
+    parts: dict[str, int] = field(default_factory=dict)  # bytes at the peak as predicted, of maple
 
     @property
     def tokens(self) -> list[float]:
@@ -75,7 +76,7 @@ class Report:
         return (layers * float(np.median(row.tokens)) + head * float(np.median(row.supervised))) / self.rate
 
     def tables(self) -> list[Table]:
-        """One of all rows."""
+        """One of all rows, and one of maple's memory by part."""
         table = Table(
             title=f"{self.shape}, {self.settings}; {ledger.device()}; products {self.rate / 1e12:,.3g} TFLOP/s",
             caption="medians; times maple: seconds of a step over maple's in the same turn; loss: before training",
@@ -109,6 +110,18 @@ class Report:
                 f"{100 * row.trained / (self.parameters + row.trained):.2f} %",
                 f"{row.loss:.3f}",
             )
+        return [table, *self._parts()]
+
+    def _parts(self) -> list[Table]:
+        rows = [row for row in self.rows if row.parts]
+        if not rows:
+            return []
+        table = Table(title="maple's memory at the peak of a step by part, MiB: predicted, and the whole as measured")
+        for name in ("bits", "rank", *rows[0].parts, "sum", "measured"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            sizes = [*row.parts.values(), sum(row.parts.values()), row.peak]
+            table.add_row(str(row.bits), str(row.rank), *(f"{size / 2**20:,.0f}" for size in sizes))
         return [table]
 
     def write(self, path: Path) -> None:
@@ -121,6 +134,8 @@ class Report:
             ledger.append(case, row.provider, self.shape, "supervised", "tokens/s", row.supervised, path)
             ledger.append(case, row.provider, self.shape, "MFU", "fraction", [self.mfu(row)], path)
             ledger.append(case, row.provider, self.shape, "peak memory", "MiB", [row.peak / 2**20], path)
+            for part, size in row.parts.items():
+                ledger.append(case, row.provider, self.shape, f"predicted {part}", "MiB", [size / 2**20], path)
             if row.ratio is not None:
                 ratios = list(np.divide(row.seconds, row.ours))
                 ledger.append(case, row.provider, self.shape, "seconds over maple's", "ratio", ratios, path)

@@ -151,6 +151,20 @@ def test_the_figures_of_a_row():
     assert report.mfu(row) == pytest.approx((50 * (4 * layers + 6 * 1000) + 5 * 4 * 500 * 128) / 1e9)
 
 
+def test_the_parts_add_up_to_what_is_measured():
+    """A step of packed samples: prediction and counted tensors are the same code."""
+    contestant = attach(MAPLE, a_case(4), rank=2)
+    batch = train.packed(SAMPLES * 4)
+    for _ in range(2):
+        contestant.step(batch)
+    parts = train.predicted(a_case(4), 2, batch)
+    measured = train.peak(contestant, MAPLE, [(batch, batch)], CPU)
+    assert sum(parts.values()) == pytest.approx(measured, rel=0.05)
+    report = Report("small", "none", CONFIG, 1e9)
+    report.add(Row(4, 2, MAPLE, MAPLE, [1.0], None, [(10, 5)], measured, 100, 1.0, parts))
+    assert [column.header for column in report.tables()[1].columns][2:-2] == list(parts)
+
+
 def test_a_peak_counts_a_model_its_optimizer_and_a_step():
     contestant = attach(MAPLE, a_case(16), rank=2)
     batch = train.packed(SAMPLES)
