@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 from transformers import LlamaConfig
 
 from benchmarks import ledger
@@ -257,18 +256,16 @@ def take_turns(
 def peak(contestant: Contestant, name: str, batches: list[Pair], device: torch.device) -> int:
     """Bytes of the tensors of a contestant at the peak of a step: on a GPU those that PyTorch has allocated, without
     what others hold; on a CPU living tensors, counted."""
-    batch = largest(batches, name)
-    own = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held(contestant.model)}
+    batch, state = largest(batches, name), 2 * sum(p.nbytes for p in contestant.parameters)  # AdamW's two averages
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
+        before, own = torch.cuda.memory_allocated(), sum(held(contestant).values())
         torch.cuda.reset_peak_memory_stats()
         contestant.step(batch)
-        return torch.cuda.max_memory_allocated() - before + sum(own.values()) + state_bytes(contestant)
+        return torch.cuda.max_memory_allocated() - before + own + state
     with LiveBytes() as counter:
-        for tensor in held(contestant.model):
-            counter.count(tensor)
+        held(contestant, counter.count)
         contestant.step(batch)
-    return counter.peak.total() + state_bytes(contestant)
+    return counter.peak.total() + state
 
 
 def largest(batches: list[Pair], name: str) -> Batch:
@@ -286,20 +283,17 @@ def predicted(case: Case, rank: int, batch: Batch) -> dict[str, int]:
     return predict(Setting(lora | packing | step, case.config, shape, case.device.type, case.dtype)).parts
 
 
-def held(model: nn.Module) -> list[torch.Tensor]:
-    """The tensors of a model, also those that bitsandbytes keeps beside its parameters."""
-    tensors = [*model.parameters(), *model.buffers()]
+def held(contestant: Contestant, look: Callable[[torch.Tensor], None] = lambda _: None) -> dict[int, int]:
+    """{storage: bytes} of a model, of what bitsandbytes keeps beside its parameters, and of gradients."""
+    model, tensors = contestant.model, [p.grad for p in contestant.parameters if p.grad is not None]
+    tensors += [*model.parameters(), *model.buffers()]
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None) or getattr(module, "state", None)
-        for part in (state, getattr(state, "state2", None)):
-            tensors += [value for value in vars(part).values() if isinstance(value, torch.Tensor)] if part else []
-        tensors += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    return tensors
-
-
-def state_bytes(contestant: Contestant) -> int:
-    """Two averages of AdamW, made in the first step and there ever after."""
-    return 2 * sum(parameter.nbytes for parameter in contestant.parameters)
+        for owner in filter(None, (module, state, getattr(state, "state2", None))):
+            tensors += [value for value in vars(owner).values() if isinstance(value, torch.Tensor)]
+    for tensor in tensors:
+        look(tensor)
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def free() -> None:

@@ -159,7 +159,7 @@ def test_the_parts_add_up_to_what_is_measured():
         contestant.step(batch)
     parts = train.predicted(a_case(4), 2, batch)
     measured = train.peak(contestant, MAPLE, [(batch, batch)], CPU)
-    assert sum(parts.values()) == pytest.approx(measured, rel=0.05)
+    assert sum(parts.values()) == pytest.approx(measured, rel=0.01)
     report = Report("small", "none", CONFIG, 1e9)
     report.add(Row(4, 2, MAPLE, MAPLE, [1.0], None, [(10, 5)], measured, 100, 1.0, parts))
     assert [column.header for column in report.tables()[1].columns][2:-2] == list(parts)
@@ -172,4 +172,5 @@ def test_a_peak_counts_a_model_its_optimizer_and_a_step():
         contestant.step(batch)
     found = train.peak(contestant, MAPLE, [(batch, batch)], CPU)
     model = sum(t.nbytes for t in {id(p): p for p in contestant.model.parameters()}.values())
-    assert model + train.state_bytes(contestant) < found < 2 * model
+    lora = sum(p.nbytes for p in contestant.parameters)
+    assert model + 3 * lora < found < 2 * model  # gradients and two averages
