@@ -101,7 +101,8 @@ def _with_gradients(function, inputs: list[Tensor], backend: str | None) -> list
         inputs = [tensor.detach().requires_grad_() for tensor in inputs]
         results = function(*inputs, backend)
         results = [results] if isinstance(results, Tensor) else list(results)
-        return [*results, *torch.autograd.grad(results, inputs, [result.detach() for result in results])]
+        detached = [result.detach() for result in results]
+        return [*detached, *torch.autograd.grad(results, inputs, detached)]
 
 
 def _require_equal(what: str, found: Tensor, expected: Tensor) -> None:
