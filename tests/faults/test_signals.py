@@ -65,6 +65,8 @@ def arrives_while_the_optimizer_works():
     original = torch.optim.AdamW.step
 
     def interrupted(self, closure=None):
+        if closure is None:  # that of the prediction, on tensors without memory
+            return original(self)
         loss = closure()
         os.kill(os.getpid(), signal.SIGTERM)
         original(self)
@@ -82,7 +84,11 @@ def test_a_signal_while_the_parameters_change_waits_for_the_end_of_the_step(worl
 
 
 def fails_while_the_optimizer_works():
+    original = torch.optim.AdamW.step
+
     def torn(self, closure=None):
+        if closure is None:  # that of the prediction
+            return original(self)
         closure()
         raise RuntimeError("half of the parameters were changed")
 
