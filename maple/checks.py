@@ -316,9 +316,8 @@ class Checks:
         setting = Setting(self.arguments, self.config, batch, self.device, self.dtype, self.shards)
         available = available_bytes(torch.device(self.device), self.arguments["devices"]) if self.there else None
         if self.arguments["recompute"] is None:
-            setting = setting.changed(recompute=RECOMPUTE[0])
-            if available:
-                setting = setting.changed(recompute=choose_recompute(setting, available))
+            fastest = RECOMPUTE[0] if available is None else choose_recompute(setting, available)
+            setting = setting.changed(recompute=fastest)
         found = predict(setting)
         lines = [f"{part:<22}{size(count):>12}" for part, count in found.parts.items()]
         lines.append(f"{'all tensors':<22}{size(found.total):>12}")

@@ -19,7 +19,6 @@ from rich.console import Console
 from maple import devices, ranks, summary
 from maple.adapter import adapter_tensors, save_adapter
 from maple.checkpoint import Checkpoint, newest, steps, understood
-from maple.choices import RECOMPUTE
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
 from maple.device import choose_device
@@ -128,9 +127,8 @@ class Run:
     def decide_recompute(self) -> None:
         """Fill in --recompute, from the memory that is left on the device that has least."""
         if self.arguments["recompute"] is None:
-            settings = self.setting().changed(recompute=RECOMPUTE[0])
             every = devices.gathered([available_bytes(self.device, ranks.here().local_world)])
-            self.arguments["recompute"] = choose_recompute(settings, min(available for (available,) in every))
+            self.arguments["recompute"] = choose_recompute(self.setting(), min(free for (free,) in every))
 
     def load(self) -> None:
         """The model with its LoRA, and the module that trains it."""
