@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from maple import cli
 from maple.choices import Bits, Device, Precision, Template
 from maple.errors import InputError
-from maple.origin import Origin, find_origin
+from maple.origin import Origin, choose_bits, choose_template, find_origin
 from maple.terminal import without_controls
 
 if TYPE_CHECKING:
@@ -87,28 +87,6 @@ def check_prompt(prompt: str | None) -> None:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"--prompt is not UTF-8 (character {error.start})") from error
-
-
-def choose_template(template: str | None, origin: Origin, adapter: str | None) -> str:
-    """The flag, else what is said of the training; an adapter of which nothing is said needs the flag.
-
-    It would answer in any template, only worse in the wrong one, so none is assumed.
-    """
-    if template is None and adapter is not None and origin.template is None:
-        raise InputError(
-            f"--adapter {adapter} does not say which prompt template it was trained with; give --template alpaca, "
-            "bactrian, chat or plain"
-        )
-    if template and origin.template and template != origin.template:
-        say(f"warning: --template {template}, but it was trained with {origin.template}, which it will answer better")
-    return template or origin.template or "plain"
-
-
-def choose_bits(bits: int | None, origin: Origin) -> int:
-    """The flag, else those of the training."""
-    if bits and origin.bits and bits != origin.bits:
-        say(f"warning: --bits {bits}, but the adapter was trained on {origin.bits} bits, whose errors it has learned")
-    return bits or origin.base_bits
 
 
 def begin(arguments: dict, origin: Origin) -> Conversation:

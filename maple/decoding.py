@@ -56,6 +56,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 32,
     on_token: Callable[[int, int], None] | None = None,
+    ends: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to and with the first one of `stop`.
 
@@ -63,6 +64,7 @@ def generate(
                   follow from `seed` and its place in `prompts`
     batch_size    texts at once; the cache has room for so many of the longest
     on_token      called with the prompt's place and each of its tokens, as they come
+    ends          called with a text's tokens so far; True ends it, as a word that no single token is
 
     A text that fills the model's window ends there. The model is taken as it stands: after training, `model.eval()`
     turns its dropout off. Raises InputError for a prompt that leaves no room in the window.
@@ -71,7 +73,7 @@ def generate(
         return []
     longest = min(max(map(len, prompts)) + max(max_new_tokens, 1), model.config.max_position_embeddings)
     decoder = Decoder(model, min(batch_size, len(prompts)), longest)
-    return decoder.generate(prompts, max_new_tokens, stop, temperature, seed, on_token)
+    return decoder.generate(prompts, max_new_tokens, stop, temperature, seed, on_token, ends)
 
 
 class Decoder:
@@ -100,6 +102,7 @@ class Decoder:
         temperature: float = 0.0,
         seed: int = 0,
         on_token: Callable[[int, int], None] | None = None,
+        ends: Callable[[list[int]], bool] | None = None,
     ) -> list[list[int]]:
         """`generate`, at most so many texts at once and so long as the cache has room for."""
         waiting = [self._text(index, list(prompt), max_new_tokens, seed) for index, prompt in enumerate(prompts)]
@@ -119,7 +122,7 @@ class Decoder:
                     text.made.append(token)
                     if on_token:
                         on_token(text.index, token)
-                self._leave(active, stop)
+                self._leave(active, lambda made: made[-1] in stop or (ends is not None and ends(made)))
         return results
 
     def _text(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> Text:
@@ -136,11 +139,11 @@ class Decoder:
         # numpy mixes several seeds into one; torch.Generator takes a single one, of which a CPU uses 32 bits
         return Text(index, prompt, room, np.random.default_rng([seed, index]))
 
-    def _leave(self, active: list[Text], stop: Collection[int]) -> None:
+    def _leave(self, active: list[Text], ended: Callable[[list[int]], bool]) -> None:
         """Take finished texts out, from the last row on, so that what moves into a freed row is one that goes on."""
         for row in reversed(range(len(active))):
             text = active[row]
-            if text.made[-1] in stop or len(text.made) == text.room:
+            if ended(text.made) or len(text.made) == text.room:
                 last = active.pop()
                 if row < len(active):
                     active[row] = last

@@ -10,6 +10,7 @@ It is read without torch, so that a wrong --adapter or --model is told at once.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,7 +18,7 @@ from typing import get_args
 from safetensors import SafetensorError, safe_open
 
 from maple.choices import Bits, BlockSize, Template
-from maple.errors import InputError, first_line, shown
+from maple.errors import InputError, InputWarning, first_line, shown
 from maple.hub import check_model_name, looks_like_folder, model_folder
 from maple.jsonfile import parse_object, read_object
 
@@ -80,6 +81,30 @@ def find_origin(model: str | None, adapter: str | None) -> Origin:
         said = {"template": merged.get("template")}  # its other settings are those of the base it was made from
     known = {name: said[name] for name in ALLOWED if said.get(name) is not None}
     return Origin(model, folder, revision, stored_bits, **known)
+
+
+def choose_template(template: str | None, origin: Origin, adapter: str | None) -> str:
+    """The flag, else what is said of the training; an adapter of which nothing is said needs the flag.
+
+    It would answer in any template, only worse in the wrong one, so none is assumed.
+    """
+    if template is None and adapter is not None and origin.template is None:
+        raise InputError(
+            f"--adapter {adapter} does not say which prompt template it was trained with; give --template alpaca, "
+            "bactrian, chat or plain"
+        )
+    if template and origin.template and template != origin.template:
+        message = f"--template {template}, but it was trained with {origin.template}, which it will answer better"
+        warnings.warn(message, InputWarning, stacklevel=2)
+    return template or origin.template or "plain"
+
+
+def choose_bits(bits: int | None, origin: Origin) -> int:
+    """The flag, else those of the training."""
+    if bits and origin.bits and bits != origin.bits:
+        message = f"--bits {bits}, but the adapter was trained on {origin.bits} bits, whose errors it has learned"
+        warnings.warn(message, InputWarning, stacklevel=2)
+    return bits or origin.base_bits
 
 
 def _base_that_is_there(named: str | None, adapter: str) -> str:

@@ -66,24 +66,34 @@ def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
     return prompt, full
 
 
-def prompt_ids(template: str, turns: list[str], tokenizer) -> list[int]:
-    """Token ids of what awaits an answer, as in training; the template `plain` adds nothing.
+def prompt_text(template: str, turns: list[str], tokenizer) -> str:
+    """What awaits an answer, as in training; the template `plain` adds nothing.
 
     `turns` are the user's and the model's in alternation, the user's last. Only a chat template has room for more than
     that last one. Raises InputError where the tokenizer's template fails.
     """
     if template == "plain":
-        return tokenizer(turns[-1])["input_ids"]
+        return turns[-1]
     if template != "chat":
-        return tokenizer(render(template, Record(turns[-1], "", "", where=""), tokenizer)[0])["input_ids"]
+        return render(template, Record(turns[-1], "", "", where=""), tokenizer)[0]
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
     try:
         with _ended_in_time():
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:
         raise InputError(f"--template chat: the tokenizer's template fails ({first_line(error)})") from error
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def prompt_ids(template: str, turns: list[str], tokenizer) -> list[int]:
+    """Token ids of `prompt_text`."""
+    text = prompt_text(template, turns, tokenizer)
+    return tokenizer(text, add_special_tokens=writes_no_bos(template))["input_ids"]
+
+
+def writes_no_bos(template: str) -> bool:
+    """Whether the tokenizer has to add BOS: a chat template writes it itself, and adding it again would make two."""
+    return template != "chat"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 
 from maple.caches import cache_folder
-from maple.data.prompts import render, template_text
+from maple.data.prompts import render, template_text, writes_no_bos
 from maple.data.records import Record
 from maple.errors import InputError
 
@@ -85,7 +85,7 @@ def tokenize(language: str, records: list[Record], template: str, tokenizer, lim
 def _samples(
     records: list[Record], template: str, tokenizer, limits: Limits
 ) -> Iterator[tuple[np.ndarray, int, int, int, bool]]:
-    special = template != "chat"  # a chat template writes BOS itself: adding it again would make two
+    special = writes_no_bos(template)
     for start in range(0, len(records), TOKENIZE_AT_ONCE):
         some = records[start : start + TOKENIZE_AT_ONCE]
         prompts, fulls = zip(*(render(template, record, tokenizer) for record in some), strict=True)

@@ -20,7 +20,7 @@ from maple import cli
 from maple.chat import chat, talk
 from maple.data.prompts import render
 from maple.data.records import Record
-from maple.errors import InputError
+from maple.errors import InputError, InputWarning
 from maple.lora import lora_layers
 from tests.maple.test_model import edit, saved
 
@@ -71,13 +71,13 @@ def test_the_base_is_packed_as_in_training(stories, tmp_path, capsys, bits):
     out, err = ask(capsys, adapter=str(adapter))
     assert f"in {bits} bits" in err and "warning" not in err
     assert ask(capsys, adapter=str(adapter), bits=bits) == (out, err)
-    _, err = ask(capsys, adapter=str(adapter), bits=16)
-    assert f"warning: --bits 16, but the adapter was trained on {bits} bits" in err
+    with pytest.warns(InputWarning, match=f"--bits 16, but the adapter was trained on {bits} bits"):
+        ask(capsys, adapter=str(adapter), bits=16)
 
 
 def test_another_template_than_that_of_the_training_is_warned_of(adapter, capsys):
-    _, err = ask(capsys, adapter=str(adapter), template="plain")
-    assert err.startswith("warning: --template plain, but it was trained with alpaca")
+    with pytest.warns(InputWarning, match="--template plain, but it was trained with alpaca"):
+        ask(capsys, adapter=str(adapter), template="plain")
 
 
 def test_the_same_seed_is_the_same_answer(stories, capsys):

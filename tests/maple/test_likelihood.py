@@ -15,6 +15,8 @@ ITEMS = [
     ([50], [[1, 2], [1, 2], [1, 3, 4, 5, 6, 7, 8, 9]]),
     (list(range(30, 50)), [[7]]),
     (list(range(60, 66)), [[8, 9], [98]]),
+    ([50], [[1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2, 3, 6, 7]]),
+    ([51, 52], [[1, 2, 3], [1, 2, 3], [1, 2]]),
 ]
 FAMILIES = {
     "llama": {},
@@ -77,6 +79,13 @@ def test_every_prefix_is_read_once_and_the_last_token_of_a_choice_never(tmp_path
     assert [ids.tolist() for ids in read] == [[[*range(9), 5, 6]]]
 
 
+def test_what_all_choices_begin_with_is_read_once(tmp_path):
+    model, read = loaded(tmp_path), []
+    model.base_model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"]), with_kwargs=True)
+    score_choices(model, ITEMS[4:5])
+    assert [ids.tolist() for ids in read] == [[[50, 1, 2, 3, 4, 6]]]
+
+
 def test_what_greedy_decoding_writes_is_greedy(tmp_path):
     model = loaded(tmp_path)
     prefix = list(range(12))
@@ -102,7 +111,7 @@ def test_16_bit_logits_are_summed_in_float32(tmp_path):
     [
         (([], [[1]]), "item 1 has no prefix.*BOS"),
         (([1], [[2], []]), "choice 1 of item 1 has no token"),
-        (([1] * 100, [[2], [3] * 29]), "choice 1 of item 1 takes 29 tokens and its prefix 100.*window has 128"),
+        (([1] * 100, [[2], [3] * 30]), "choice 1 of item 1 takes 30 tokens and its prefix 100.*window has 128"),
         (([1], [[99]]), "id 99, the model's embedding has 99 rows"),
     ],
 )
@@ -113,6 +122,6 @@ def test_refused(tmp_path, item, words):
 
 def test_a_text_may_fill_the_window_and_a_row_exceed_it(tmp_path):
     model = loaded(tmp_path)
-    prefix, choices = [1] * 100, [[2] * 28, [3] * 28]
+    prefix, choices = [1] * 100, [[2] * 29, [3] * 29]  # the last token is predicted and not read
     scores = score_choices(model, [(prefix, choices)])[0]
     assert [s.log_probability for s in scores] == pytest.approx([alone(model, prefix, c)[0] for c in choices], rel=1e-9)
