@@ -14,7 +14,8 @@ import inspect
 
 from maple import cli
 from maple.errors import InputError
-from maple.fit import fit, own_flags, quieten
+from maple.fit import fit
+from maple.outputs import own_flags
 from maple.terminal import without_controls
 
 
@@ -24,6 +25,7 @@ def check(**arguments) -> None:
     names = without_controls(f"{arguments['model']} on {arguments['data']}")
     print(f"Checking {names}; loading PyTorch and transformers ...", flush=True)
     from maple.checks import Checks
+    from maple.quiet import quieten
 
     quieten()
     problems = Checks(arguments).run()

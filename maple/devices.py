@@ -37,7 +37,7 @@ LOST = ("Connection", "connection", "gloo", "NCCL", "Broken pipe", "Socket", "TC
 
 
 @contextlib.contextmanager
-def joined(arguments: dict) -> Iterator[Path]:
+def joined(arguments: dict, verb: str) -> Iterator[Path]:
     """Meet the other processes; the folder of the run, which rank 0 has claimed, for the block."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     rank = ranks.here()
@@ -48,7 +48,7 @@ def joined(arguments: dict) -> Iterator[Path]:
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
     backend = "nccl" if device.type == "cuda" else "gloo"
     own = torch.device("cuda", rank.local) if device.type == "cuda" else None
-    with lost_is_told(arguments):
+    with lost_is_told(arguments, verb):
         dist.init_process_group(backend, timeout=TIMEOUT, world_size=rank.world, rank=rank.number, device_id=own)
         with contextlib.ExitStack() as stack:
             out = [str(stack.enter_context(claim(arguments["out"], arguments["resume"]))) if ranks.is_first() else ""]
@@ -60,7 +60,7 @@ def joined(arguments: dict) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lost_is_told(arguments: dict) -> Iterator[None]:
+def lost_is_told(arguments: dict, verb: str) -> Iterator[None]:
     """Turn what a broken connection raises, wherever it is met, into one sentence."""
     try:
         yield
@@ -68,7 +68,7 @@ def lost_is_told(arguments: dict) -> Iterator[None]:
         if not any(word in str(error) for word in LOST):
             raise
         out = arguments["out"]
-        remedy = how_to_resume(Path(out)) if out else "start the run again"
+        remedy = how_to_resume(Path(out), verb) if out else "start the run again"
         raise LostError(f"another process of the run is gone ({first_line(error)}); {remedy}") from None
 
 

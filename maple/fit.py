@@ -11,8 +11,6 @@ training begins leaves nothing behind. What a run leaves is listed in the README
 from __future__ import annotations
 
 import math
-import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -22,7 +20,7 @@ from maple.choices import Bits, BlockSize, Device, Precision, Recompute, Strateg
 from maple.data.sources import check_data, open_source
 from maple.errors import InputError
 from maple.hub import check_model_name, commit_of, model_folder
-from maple.outputs import CONFIG, check_out, claim
+from maple.outputs import check_out, claim, own_flags
 from maple.terminal import without_controls
 
 DEFAULT_MAX_LENGTH = 2048  # tokens; all of Alpaca and MultiAlpaca fits, and a row of it fits every GPU
@@ -121,7 +119,8 @@ def fit(
     if arguments["devices"] > 1 and ranks.here().world == 1:
         from maple.launch import launch
 
-        launch(arguments)
+        names = without_controls(f"{arguments['model']} on {arguments['data']}")
+        launch(arguments, "maple.fit", f"Fine-tuning {names}")
     else:
         run(arguments)
 
@@ -174,7 +173,7 @@ def run(arguments: dict) -> None:
     else:
         from maple.devices import joined
 
-        with joined(arguments) as out:
+        with joined(arguments, "maple.fit") as out:
             work(arguments, out)
 
 
@@ -182,6 +181,7 @@ def work(arguments: dict, out: Path) -> None:
     """Read the data, and train in the folder of the run."""
     from maple.devices import first_then_others
     from maple.display import Screen
+    from maple.quiet import quieten
     from maple.run import Run
     from maple.summary import show_data
 
@@ -244,30 +244,6 @@ def limits_of(arguments: dict, window: int):
         raise InputError("; ".join(wrong))
     arguments["max_length"] = longest
     return Limits(longest, window)
-
-
-def own_flags(arguments: dict) -> str | None:
-    """The file of the flags that a run to resume began with: they lie under those that are typed."""
-    config = Path(os.path.expanduser(arguments["out"] or "")) / CONFIG
-    return str(config) if arguments["resume"] and arguments["out"] and config.is_file() else None
-
-
-def quieten() -> None:
-    """Lightning's and transformers' greetings and advertisements; their errors stay."""
-    import logging
-    import warnings
-
-    import datasets
-    import huggingface_hub
-    import transformers
-
-    datasets.disable_progress_bars()
-    if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", module="lightning")
 
 
 if __name__ == "__main__":

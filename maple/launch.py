@@ -20,18 +20,16 @@ from collections.abc import Iterator
 from maple import ranks
 from maple.errors import InputError, LostError
 from maple.outputs import chosen, how_to_resume
-from maple.terminal import without_controls
 
 PATIENCE = 120  # seconds from a signal to SIGKILL: a micro-batch and a checkpoint; 30 is the agent's own
 
 
-def launch(arguments: dict) -> None:
-    """Run `maple.fit` with these arguments in as many processes as --devices says; returns when all are done.
+def launch(arguments: dict, verb: str, doing: str) -> None:
+    """Run `verb`, as maple.fit, with these arguments in as many processes as --devices says, until all are done.
 
     Raises what ends it, as if there were one: LostError where a process died.
     """
-    names = without_controls(f"{arguments['model']} on {arguments['data']}")
-    print(f"Fine-tuning {names} on {arguments['devices']} devices; starting their processes ...", flush=True)
+    print(f"{doing} on {arguments['devices']} devices; starting their processes ...", flush=True)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -54,14 +52,14 @@ def launch(arguments: dict) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=last_words),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "maple.fit", *_flags(arguments | {"out": str(out)}))
+            elastic_launch(config, sys.executable)("-m", verb, *_flags(arguments | {"out": str(out)}))
             failures = {}
         except SignalException as stopped:
             raise KeyboardInterrupt if stopped.sigval == signal.SIGINT else SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
             failures = failed.failures
     if failures:
-        _end_as(failures, arguments["devices"], how_to_resume(out))
+        _end_as(failures, arguments["devices"], how_to_resume(out, verb))
 
 
 @contextlib.contextmanager

@@ -98,12 +98,19 @@ def chosen(out: str | None) -> Iterator[Path]:
                 empty.rmdir()
 
 
-def how_to_resume(out: Path) -> str:
+def how_to_resume(out: Path, verb: str) -> str:
     """What to do with a run that ended before its end."""
-    kept = sorted(path.name for path in (out / CHECKPOINTS).glob("step-*"))
-    if not kept:
-        return "no step of it is kept: start it again"
-    return f"{kept[-1]} is kept; to go on: python -m maple.fit --out {shlex.quote(str(out))} --resume"
+    kept = [CONFIG] if verb == "maple.evaluate" else [f"{CHECKPOINTS}/step-*"]
+    found = sorted(path.name for pattern in kept for path in out.glob(pattern))
+    if not found:
+        return "nothing of it is kept: start it again"
+    return f"{found[-1]} is kept; to go on: python -m {verb} --out {shlex.quote(str(out))} --resume"
+
+
+def own_flags(arguments: dict) -> str | None:
+    """The file of the flags that a run to resume began with: they lie under those that are typed."""
+    config = Path(os.path.expanduser(arguments["out"] or "")) / CONFIG
+    return str(config) if arguments["resume"] and arguments["out"] and config.is_file() else None
 
 
 def write_config(path: Path, arguments: dict) -> None:

@@ -57,9 +57,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_devices(arguments: dict) -> None:
-    """Fill in --devices. Raises InputError for what does not go together."""
-    world, asked, strategy = here().world, arguments["devices"], arguments["strategy"]
+def check_world(arguments: dict) -> None:
+    """Fill in --devices. Raises InputError where others were started than are asked for."""
+    world, asked = here().world, arguments["devices"]
     if world > 1 and asked not in (None, world):
         starter = "SLURM" if of_slurm() else "torchrun"
         raise InputError(
@@ -67,7 +67,13 @@ def check_devices(arguments: dict) -> None:
         )
     if of_slurm() and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise InputError(f"SLURM was asked for --ntasks={world}; ask for --ntasks-per-node, which says where they are")
-    devices = arguments["devices"] = asked or world
+    arguments["devices"] = asked or world
+
+
+def check_devices(arguments: dict) -> None:
+    """Fill in --devices for training. Raises InputError for what does not go together."""
+    check_world(arguments)
+    devices, strategy = arguments["devices"], arguments["strategy"]
     if devices == 1 and strategy != "auto":
         raise InputError(f"--strategy {strategy} is for several devices; add --devices, or leave it away")
     if strategy == "fsdp" and arguments["rank"] < devices:

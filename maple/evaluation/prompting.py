@@ -52,7 +52,7 @@ class Prompter:
     """Makes the requests of one task and language."""
 
     def __init__(
-        self, setting: Setting, template: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, flag: str
+        self, task: str, setting: Setting, template: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
     ):
         self.setting, self.template, self.tokenizer = setting, template, tokenizer
         self.window, self.rows = config.max_position_embeddings, config.vocab_size
@@ -60,8 +60,8 @@ class Prompter:
         self.delimiter = setting.delimiter if template == "plain" else ""
         if setting.max_new_tokens >= self.window:
             raise InputError(
-                f"{flag}: an answer of {setting.max_new_tokens} tokens alone does not fit the model's window of "
-                f"{self.window}"
+                f"--tasks {task}: an answer of {setting.max_new_tokens} tokens alone does not fit the model's window "
+                f"of {self.window}; give a smaller --max-tokens"
             )
 
     def request(self, number: int, example: Example, shots: Sequence[Choice | Question]) -> Request:

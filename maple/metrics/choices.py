@@ -37,7 +37,8 @@ class LabelAccuracy(ExampleMetric):
         super().__init__()
         self.prefix = prefix
 
-    def score(self, output: str, labels: list[str], gold: int) -> dict[str, float]:
-        """`output` is what was generated, `labels` what stands for each class."""
-        answer, label = output.strip(), labels[gold]
-        return {"acc": float(answer.startswith(label) if self.prefix else answer == label)}
+    def score(self, output: str, labels: list[str]) -> dict[str, float]:
+        """`output` is what was generated, `labels` what would each be right: usually one."""
+        answer = output.strip()
+        matches = answer.startswith if self.prefix else answer.__eq__
+        return {"acc": float(any(map(matches, labels)))}

@@ -16,7 +16,8 @@ import pytest
 
 import maple.run  # noqa: F401 - so that the children need not
 from maple import cli
-from maple.fit import fit, own_flags
+from maple.fit import fit
+from maple.outputs import own_flags
 from tests.tiny_data import write_tiny_data
 
 FLAGS = ["--max-steps", "8", "--accumulate", "3", "--dropout", "0.1", "--batch-tokens", "256", "--max-length", "128"]

@@ -12,7 +12,8 @@ import pytest
 
 from maple import cli, ranks
 from maple.checkpoint import steps, verify
-from maple.fit import fit, own_flags
+from maple.fit import fit
+from maple.outputs import own_flags
 from tests.faults.conftest import adapter
 from tests.ranks import Forks
 

@@ -18,8 +18,9 @@ from maple.data.sources import open_source
 from maple.data.tokens import Limits
 from maple.device import check_count
 from maple.errors import InputError
-from maple.fit import fit, own_flags
+from maple.fit import fit
 from maple.lora import lora_parameters
+from maple.outputs import own_flags
 from maple.run import Run
 from maple.sharded import whole
 from maple.tokenizer import load_tokenizer

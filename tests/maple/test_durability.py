@@ -16,7 +16,8 @@ from maple.check import check
 from maple.checkpoint import steps
 from maple.durability import random_state, restore_random
 from maple.errors import InputError, InputWarning
-from maple.fit import fit, own_flags
+from maple.fit import fit
+from maple.outputs import own_flags
 from tests.tiny_data import write_tiny_data
 
 # 9 steps of 3 micro-batches, over more than one epoch; the last group of an epoch is no whole one

@@ -1,0 +1,93 @@
+"""What an evaluation leaves: scores.json, and of each task and language its predictions.
+
+    scores.json                              [{task, language, metric, value, stderr, n, settings}, ...]
+    predictions/<task>.<language>.jsonl      {number, prompt, output, target, score, ...} of each example
+
+Both grow by one task and language at a time, predictions first: what scores.json names is whole, and a run that was
+killed goes on behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from maple.durable import replace_file
+from maple.errors import InputError, shown
+from maple.evaluation.prompting import Request
+from maple.evaluation.scoring import Answer
+from maple.evaluation.task import Choice
+from maple.metrics.example import Estimate
+
+SCORES, PREDICTIONS = "scores.json", "predictions"
+FOUND = "prompts_sha256"  # the one setting that is known only when the prompts are made
+
+
+class Results:
+    """The results of a run in its folder, those of an earlier start included."""
+
+    def __init__(self, out: Path):
+        self.out, self.rows = out, _read(out / SCORES)
+        (out / PREDICTIONS).mkdir(exist_ok=True)
+
+    def path(self, task: str, language: str, ending: str = "jsonl") -> Path:
+        """The file of predictions."""
+        return self.out / PREDICTIONS / f"{task}.{language}.{ending}"
+
+    def has(self, task: str, language: str, settings: dict) -> bool:
+        """Whether they are there already. Raises InputError where they were made with other settings."""
+        rows = self.of(task, language)
+        if not rows or not self.path(task, language).is_file():
+            return False
+        before = {name: value for name, value in rows[0]["settings"].items() if name != FOUND}
+        if other := sorted(name for name in before.keys() | settings if before.get(name) != settings.get(name)):
+            raise InputError(
+                f"--resume: {task} in {language} was scored with "
+                + ", ".join(f"{name} {shown(before.get(name))} and not {shown(settings.get(name))}" for name in other)
+                + "; go on with the same, or give another --out"
+            )
+        return True
+
+    def of(self, task: str, language: str) -> list[dict]:
+        """The rows of scores.json of one task and language."""
+        return [row for row in self.rows if (row["task"], row["language"]) == (task, language)]
+
+    def add(
+        self,
+        task: str,
+        language: str,
+        estimates: dict[str, Estimate],
+        settings: dict,
+        requests: Sequence[Request],
+        answers: Sequence[Answer],
+    ) -> None:
+        """Write the predictions of a task and language, then its scores."""
+        lines = [_prediction(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        replace_file(self.path(task, language), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self.rows = [row for row in self.rows if (row["task"], row["language"]) != (task, language)]
+        for metric, estimate in estimates.items():
+            found = {"value": estimate.value, "stderr": estimate.stderr, "n": estimate.n}
+            self.rows.append({"task": task, "language": language, "metric": metric, **found, "settings": settings})
+        replace_file(self.out / SCORES, json.dumps(self.rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def _prediction(request: Request, answer: Answer) -> dict:
+    line = {"number": answer.number, "prompt": request.prompt, "output": answer.output, "target": request.asked.target}
+    if isinstance(request.asked, Choice):
+        line |= {"choices": request.asked.choices, "log_likelihoods": answer.log_likelihoods}
+    else:
+        line |= {"answers": request.asked.answers}
+    return line | {"score": answer.scores, "shots": request.shots, "cut": request.cut, "prompt_sha256": request.digest}
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not all({"task", "language", "metric", "value", "settings"} <= row.keys() for row in rows):
+            raise ValueError("a row lacks its task, language, metric, value or settings")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: not the scores of an evaluation ({error}); delete it to score again") from error
+    return rows
