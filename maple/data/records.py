@@ -30,7 +30,7 @@ def read_records(path: Path) -> list[Record]:
         for number, line in enumerate(lines(file, str(path)), start=1):
             if line.strip():
                 where = f"{path}:{number}"
-                records.append(to_record(_parse(line, where), where))
+                records.append(to_record(parse(line, where), where))
     if not records:
         raise InputError(f"{path}: the file holds no record")
     return records
@@ -46,7 +46,8 @@ def lines(file: BinaryIO, path: str) -> Iterator[bytes]:
         yield line
 
 
-def _parse(line: bytes, where: str) -> object:
+def parse(line: bytes, where: str) -> object:
+    """What a line of JSON says. Raises InputError."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

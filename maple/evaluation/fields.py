@@ -34,6 +34,11 @@ def text(value: object) -> str | None:
     return "holds half of a surrogate pair" if any("\ud800" <= c <= "\udfff" for c in value) else None
 
 
+def string(value: object) -> str | None:
+    """As `text`, and it may be blank."""
+    return None if isinstance(value, str) and not value.strip() else text(value)
+
+
 def one_of(*allowed: object) -> Check:
     """One of the values, of the same type: True is not 1."""
 
@@ -43,3 +48,44 @@ def one_of(*allowed: object) -> Check:
         return f"must be one of {', '.join(map(repr, allowed))}"
 
     return wrong
+
+
+def answers(value: object) -> str | None:
+    """SQuAD's {"text": [...], "answer_start": [...]}, at least one of each, as many of one as of the other."""
+    if not isinstance(value, Mapping) or not all(
+        isinstance(value.get(name), list) for name in ("text", "answer_start")
+    ):
+        return "must be {'text': [...], 'answer_start': [...]}"
+    if not value["text"]:
+        return "has no answer in 'text'"
+    if len(value["text"]) != len(value["answer_start"]):
+        return "has not as many in 'answer_start' as in 'text'"
+    for one in value["text"]:
+        if reason := text(one):
+            return f"has an answer in 'text' that {reason}"
+    if any(type(start) is not int or start < 0 for start in value["answer_start"]):
+        return "has something in 'answer_start' that is no place in the context"
+    return None
+
+
+def passage(exact: bool) -> Callable[[Mapping[str, object], str], None]:
+    """A check of a question on a passage: context, question, and answers that stand in the context.
+
+    exact   at their `answer_start`; else anywhere
+    """
+    check_fields = fields(context=text, question=text, answers=answers)
+
+    def check(row: Mapping[str, object], where: str) -> None:
+        check_fields(row, where)
+        context = row["context"]
+        for answer, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            if exact and not context.startswith(answer, start):
+                found = context[start : start + len(answer)]
+                raise InputError(
+                    f"{where}: the answer {shown(answer)} does not stand in the context at its answer_start {start}, "
+                    f"where {shown(found)} is"
+                )
+            if answer not in context:
+                raise InputError(f"{where}: the answer {shown(answer)} does not stand in the context")
+
+    return check

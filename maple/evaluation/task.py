@@ -24,7 +24,7 @@ class Example:
     """A row of a task's data whose fields `Task.check` has passed."""
 
     fields: Mapping[str, object]
-    language: str  # two letters
+    language: str  # its code here, one of `Task.languages`
     where: str  # file and line
 
     def __getitem__(self, name: str):
@@ -97,10 +97,13 @@ class Task:
     """One evaluation task in all its languages."""
 
     name: str
-    languages: Mapping[str, str]  # two letters -> the task's own code, which its files are named by
+    languages: Mapping[
+        str, str
+    ]  # code here, as of maple/languages.yaml -> the task's own, which its files are named by
     hub: HubFiles
     check: Callable[[Mapping[str, object], str], None]  # (fields, where): raises InputError for a row that is none
     settings: Mapping[str, Setting]  # the first one is the default
     split: str = "test"  # what is scored
+    usual: tuple[str, ...] | None = None  # of `languages`, where none is asked for; None: all of them
     shots_split: str | None = "validation"  # where few-shot examples come from; None: from `split`, never itself
     judged: bool = False  # answers are compared with a reference's by a judge, not scored one by one
