@@ -13,8 +13,6 @@ from maple.evaluation.data import check_data
 from maple.evaluation.task import Setting, Task
 from maple.tiny import tasks as tiny_tasks
 
-EMBEDDED = "tiny"  # as --data-dir: the embedded world's own tasks; ./tiny would be a folder
-
 
 @dataclass(frozen=True)
 class Part:
@@ -38,16 +36,12 @@ def make_plan(arguments: dict) -> Plan:
     """What the flags ask for. Raises InputError for a name that is not there and for data that is missing."""
     data_dir = arguments["data_dir"]
     if data_dir is None and arguments["model"] == tiny.NAME:
-        data_dir = EMBEDDED
-    source = tiny_tasks if data_dir == EMBEDDED else tasks
-    names = _listed("--tasks", arguments["tasks"]) if arguments["tasks"] is not None else source.names()
-    chosen = [source.find(name) for name in names]
+        data_dir = tiny.NAME
+    find = tiny_tasks.find if data_dir == tiny.NAME else tasks.find
+    named = arguments["tasks"] is not None
+    chosen = [find(name) for name in (_listed("--tasks", arguments["tasks"]) if named else tasks.names())]
     asked = None if arguments["languages"] is None else _listed("--languages", arguments["languages"])
-    for code in asked or ():
-        known = {code for task in chosen for code in task.languages}
-        if code not in known:
-            raise InputError(f"--languages: {', '.join(names)} has no {code!r}{nearest(code, known)}")
-    languages = check_data(chosen, asked, data_dir)
+    languages = check_data(chosen, asked, data_dir, named)
     parts = [Part(task, *_setting(task, arguments), languages[task.name]) for task in chosen if languages[task.name]]
     return Plan(parts, data_dir)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -50,10 +51,11 @@ class View:
     def end(self, task: str, language: str, estimates: dict[str, Estimate], examples: int, seconds: float) -> None:
         """One line of what was found."""
         scores = ", ".join(f"{name} {shown(one)}" for name, one in estimates.items() if name not in COUNTED)
-        cut = 100 * estimates["prompts_cut"].value
         self.console.print(
-            f"{task} {language}: {scores or 'answers written'}; {examples} examples, {cut:.1f} % of prompts cut, "
-            f"{estimates['tokens_per_character'].value:.2f} tokens a character, {seconds:.1f} s"
+            f"{task} {language}: {scores or 'answers written'} (n {examples:,}, "
+            f"{100 * estimates['prompts_cut'].value:.1f} % of prompts cut, "
+            f"{estimates['tokens_per_character'].value:.2f} tokens/character, {seconds:.1f} s)",
+            soft_wrap=True,
         )
 
     def table(self, rows: list[dict], out: Path) -> None:
@@ -61,23 +63,36 @@ class View:
         found = {}
         for metric in reversed(PRIMARY):
             found |= {(row["task"], row["language"]): row for row in rows if row["metric"] == metric}
-        tasks = list(dict.fromkeys(task for task, _ in found))
-        table = Table(title="Scores", title_justify="left")
-        table.add_column("language")
-        for task in tasks:
-            metric = next(row["metric"] for (name, _), row in found.items() if name == task)
+        columns = {row["task"]: found[row["task"], row["language"]]["metric"] for row in rows if _key(row) in found}
+        table = Table(title="Scores, with standard errors", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("")
+        for task, metric in columns.items():
             table.add_column(f"{task}\n{metric}", justify="right")
-        for language in dict.fromkeys(language for _, language in found):
-            cells = (found.get((task, language)) for task in tasks)
-            table.add_row(language, *(shown(Estimate(c["value"], c["stderr"], c["n"])) if c else "" for c in cells))
-        means = [fmean(row["value"] for (name, _), row in found.items() if name == task) for task in tasks]
+        for language in sorted({language for _, language in found}):
+            table.add_row(language, *(_cell(found.get((task, language))) for task in columns))
         table.add_section()
-        table.add_row("mean", *(f"{mean:.3f}" for mean in means))
-        if tasks:
+        means = [fmean(row["value"] for (name, _), row in found.items() if name == task) for task in columns]
+        table.add_row("mean", *(_short(mean) for mean in means))
+        if columns:
             self.console.print(table)
-        self.console.print(f"Scores and predictions: {out}")
+        self.console.print(f"Scores and predictions: {out}", soft_wrap=True)
 
 
 def shown(estimate: Estimate) -> str:
     """A value with its standard error."""
     return f"{estimate.value:.3f}" + (f" ± {estimate.stderr:.3f}" if estimate.stderr is not None else "")
+
+
+def _key(row: dict) -> tuple[str, str]:
+    return row["task"], row["language"]
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return ""
+    return _short(row["value"]) + (f"±{_short(row['stderr'])}" if row["stderr"] is not None else "")
+
+
+def _short(value: float) -> str:
+    """Seven tasks are to fit into 80 characters: .34 of 0.34, and 26.5 of a win rate in percent."""
+    return f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.1f}"

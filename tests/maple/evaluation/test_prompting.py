@@ -22,7 +22,7 @@ def ask_question(example):
 
 CHOOSING = Setting(ask_choice, "made up", metric=None)
 WRITING = Setting(ask_question, "made up", metric=None, max_new_tokens=20, stop=("\n",))
-CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
 def example(text="It rained, so", choices=("they slept.", "the sun shone.")):
@@ -127,7 +127,7 @@ def test_each_choice_keeps_as_much_of_its_context_as_it_leaves_room_for(reader):
 
 
 def test_an_answer_that_alone_does_not_fit_is_refused(reader):
-    with pytest.raises(InputError, match="--tasks made-up: an answer of 20 tokens alone.*window of 20"):
+    with pytest.raises(InputError, match=r"--tasks made-up: an answer of 20 tokens alone.*window of 20"):
         prompter(reader, WRITING, window=20)
     with pytest.raises(InputError, match=r"rows:1: an answer of \d+ tokens alone does not fit.*window of 5"):
         prompter(reader, CHOOSING, window=5).request(0, example(), [])
