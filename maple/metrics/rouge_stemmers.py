@@ -35,7 +35,7 @@ SNOWBALL = {
     "sv": "swedish",
 }
 
-# Kamal's rules (abhik1505040/bengali-stemmer, rafikamal2014/common.rules). Of each group the first that fits goes, and `->`
+# Kamal's rules (abhik1505040/bengali-stemmer, rafikamal2014/common.rules). The first of a group that fits goes; `->`
 # names what takes its place. \u09df is ya with its dot in one character, as it stands there: a text that has it in
 # two is not stemmed by these rules. The two rules with a wildcard are left out: their dot is compared as a dot.
 BENGALI = (
