@@ -74,9 +74,10 @@ def read_examples(
 
     Raises InputError that names file and line of the first row that is none.
     """
-    rows, origin = (
-        _from_hub(task, language, split) if data_dir is None else _from_folder(task, language, split, data_dir)
-    )
+    if data_dir is None:
+        rows, origin = _from_hub(task, language, split)
+    else:
+        rows, origin = _from_folder(task, language, split, data_dir)
     examples = []
     for where, row in rows:
         if not isinstance(row, dict):

@@ -52,9 +52,8 @@ def one_of(*allowed: object) -> Check:
 
 def answers(value: object) -> str | None:
     """SQuAD's {"text": [...], "answer_start": [...]}, at least one of each, as many of one as of the other."""
-    if not isinstance(value, Mapping) or not all(
-        isinstance(value.get(name), list) for name in ("text", "answer_start")
-    ):
+    lists = (value.get("text"), value.get("answer_start")) if isinstance(value, Mapping) else ()
+    if not lists or not all(isinstance(one, list) for one in lists):
         return "must be {'text': [...], 'answer_start': [...]}"
     if not value["text"]:
         return "has no answer in 'text'"

@@ -97,9 +97,7 @@ class Task:
     """One evaluation task in all its languages."""
 
     name: str
-    languages: Mapping[
-        str, str
-    ]  # code here, as of maple/languages.yaml -> the task's own, which its files are named by
+    languages: Mapping[str, str]  # code as in maple/languages.yaml -> the task's own, which its files are named by
     hub: HubFiles
     check: Callable[[Mapping[str, object], str], None]  # (fields, where): raises InputError for a row that is none
     settings: Mapping[str, Setting]  # the first one is the default

@@ -1,7 +1,7 @@
 """Belebele (arXiv 2308.16884): which of four answers to a question on a passage is right.
 
-900 questions in each of 122 language variants, the same in all; one split. The second answer is right 251 times, so that
-always to say B scores 27.9 %.
+900 questions in each of 122 language variants, the same in all; one split. The second answer is right 251 times: always
+to say B scores 27.9 %.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MLQA (arXiv 1910.07475): the answer to a question on a passage, as it stands there, also in another language.
 
-Test rows of a language with itself: en 11,590, ar 5,335, de 4,517, es 5,254, hi 4,918, vi 5,495, zh 5,137. The code `de`
-is German about German; `de-en` an English question about a German context, whose answer is German.
+Test rows where both are in one language: en 11,590, ar 5,335, de 4,517, es 5,254, hi 4,918, vi 5,495, zh 5,137. The
+code `de` means these; `de-en` is an English question about a German context, and its answer is German.
 """
 
 from __future__ import annotations

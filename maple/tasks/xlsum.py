@@ -68,7 +68,7 @@ TASK = Task(
             ask,
             "lm-evaluation-harness 0.4.13, tasks/afrobench/xlsum/prompt_1, mended; scored by XL-Sum's own ROUGE",
             metric.rouge,
-            max_new_tokens=256,  # ours, and the harness's default; summaries in scripts that are read byte by byte are long
+            max_new_tokens=256,  # ours: long in a script that is read byte by byte
             stop=("\n",),  # ours: a summary is one line, and a base model goes on with another document
         ),
         "mega": Setting(

@@ -1,7 +1,7 @@
 """XNLI (arXiv 1809.05053): does a premise entail a hypothesis, contradict it, or neither.
 
-5,010 test and 2,490 validation rows of each of fifteen languages, 1,670 and 830 of each class. `harness` scores the test
-rows, as the published results of lm-evaluation-harness do; its 0.4 scores the validation rows.
+5,010 test and 2,490 validation rows of each of fifteen languages, 1,670 and 830 of each class. Scored are the test
+rows, as in the published results of lm-evaluation-harness and in MEGA; the harness's 0.4 scores the validation rows.
 """
 
 from __future__ import annotations
