@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import unquote
 
 COMMIT = "a" * 40
 FILE_URL = re.compile(r"/(.+?/.+?(?:/.+?)?)/resolve/([^/]+)/(.+)")
@@ -21,7 +22,8 @@ TREE_URL = re.compile(r"/api/(models|datasets)/(.+?)/tree/([^/?]+)")
 @dataclass
 class Repository:
     files: dict[str, bytes]
-    commit: str = COMMIT  # what main is
+    commit: str = COMMIT  # what the branch is
+    branch: str = "main"
     status: int = 200  # of every answer
     error_code: str = ""  # X-Error-Code that goes with another status
     breaks_after: int | None = None  # bytes of a file, however often it is asked for
@@ -73,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(401, "RepoNotFound")
         elif repository.status != 200:
             self.refuse(repository.status, repository.error_code)
-        elif revision not in ("main", repository.commit):
+        elif unquote(revision) not in (repository.branch, repository.commit):
             self.refuse(404, "RevisionNotFound")
         elif file is None:
             self.send_listing(repository)

@@ -43,11 +43,12 @@ def check_data(
 
 
 def _check_known(tasks: Sequence[Task], languages: Sequence[str] | None) -> None:
-    known = {code for task in tasks for code in task.languages}
+    known = {code: own for task in tasks for code, own in task.languages.items()}
     for code in languages or ():
         if code not in known:
             names = ", ".join(task.name for task in tasks)
-            raise InputError(f"--languages: {names} has no {code!r}{nearest(code, known)}")
+            ours = next((f"; its code here is {ours!r}" for ours, own in known.items() if own == code), None)
+            raise InputError(f"--languages: {names} has no {code!r}{ours or nearest(code, known)}")
 
 
 def _languages(task: Task, asked: Sequence[str] | None, data_dir: str | None, named: bool) -> list[str]:

@@ -5,6 +5,7 @@ Each is imported when it is asked for: torchmetrics imports torch, and a wrong f
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def mlqa(language: str) -> ExampleMetric:
 
 def mlqa_as_mega(language: str) -> ExampleMetric:
     """SQuAD's official rules, and a prediction, not an answer, goes through MLQA's first."""
-    from maple.metrics.mlqa import normaliser
+    from maple.metrics.mlqa import normalise
     from maple.metrics.squad import SquadScore
 
-    return SquadScore(prepare=normaliser(base(language)))
+    return SquadScore(prepare=partial(normalise, language=base(language)))
 
 
 def rouge(language: str) -> ExampleMetric:
