@@ -4,9 +4,9 @@
     annotations.json     [{instruction, output_1, generator_1, dataset, output_2, generator_2, annotator, preference,
                            price_per_example, time_per_example[, raw_completion]}, ...]
 
-output_1 is the reference's answer, output_2 the model's. A preference of 1 means that the reference is better, 2 that the
-model is; between them lies what a judge gives by its probabilities, 1.5 is a draw, which older files write as 0; null is
-a verdict that could not be read, and counts for nothing.
+output_1 is the reference's answer, output_2 the model's. A preference of 1 means that the reference is better, 2 that
+the model is; between them lies what a judge gives by its probabilities, 1.5 is a draw, which older files write as 0;
+null is a verdict that could not be read, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from maple.durable import replace_file
 from maple.errors import InputError, shown
 from maple.jsonfile import read_array
+
+DRAW = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ def read_annotations(path: Path) -> list[Annotation]:
 def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
     """Write verdicts as a file that is whole or not there."""
     records = (asdict(annotation) for annotation in annotations)
-    _write(path, ({key: value for key, value in r.items() if (key, value) != ("raw_completion", None)} for r in records))
+    _write(
+        path, ({key: value for key, value in r.items() if (key, value) != ("raw_completion", None)} for r in records)
+    )
 
 
 def references(annotations: Iterable[Annotation]) -> list[Output]:
@@ -86,6 +90,11 @@ def references(annotations: Iterable[Annotation]) -> list[Output]:
     AlpacaEval 1 never published them otherwise: results/text_davinci_003/model_outputs.json holds others.
     """
     return [Output(a.dataset, a.instruction, a.output_1, a.generator_1) for a in annotations]
+
+
+def share(preference: float) -> float:
+    """How much of a win a preference is: 0 a loss, 1 a win."""
+    return (preference or DRAW) - 1
 
 
 def _records(path: Path) -> Iterable[tuple[dict, str]]:

@@ -6,12 +6,12 @@ equal length:
     P(model preferred) = sigmoid(w_length * tanh(d / std(d)) + w_model),      d = len(output_1) - len(output_2)
     win rate           = 100 * sigmoid(w_model)
 
-This is its `length_controlled_minimal`. The published `length_controlled_v1` has a third term, how hard each instruction
-is, and two models that were told to be brief and to be verbose pull on its weights; both come from files that are only on
-its hub. The two forms are not comparable: beside a figure of this one belongs its name.
+This is its `length_controlled_minimal`. The published `length_controlled_v1` has a third term, how hard each
+instruction is, and two models that were told to be brief and to be verbose pull on its weights; both come from files
+that are only on its hub. The two forms are not comparable: beside a figure of this one belongs its name.
 
-A preference p between 0 and 1 is two rows, one labelled 1 of weight p, one labelled 0 of weight 1 - p. The penalty is L1;
-its strength is the one of ten that predicts left-out fifths best.
+A preference p between 0 and 1 is two rows, one labelled 1 of weight p, one labelled 0 of weight 1 - p. The penalty is
+L1; its strength is the one of ten that predicts left-out fifths best.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 
 from maple.errors import InputError
-from maple.judging.annotations import Annotation
+from maple.judging.annotations import Annotation, share
 from maple.metrics.example import Estimate
 
 NAME = "length_controlled_minimal"
@@ -40,7 +40,7 @@ def length_controlled_win_rate(annotations: Sequence[Annotation]) -> Estimate | 
         import sklearn.linear_model  # noqa: F401
     except ImportError as error:
         raise InputError("the length-controlled win rate needs scikit-learn: pip install scikit-learn") from error
-    preferences = np.array([math.nan if a.preference is None else (a.preference or 1.5) - 1 for a in annotations])
+    preferences = np.array([math.nan if a.preference is None else share(a.preference) for a in annotations])
     judged = ~np.isnan(preferences)
     if judged.sum() < FOLDS:
         return None
@@ -82,7 +82,9 @@ def _fit(features, preferences, strength: float):
     model = LogisticRegression(C=strength, l1_ratio=1, solver="liblinear", fit_intercept=False, random_state=SEED)
     ones = np.ones(len(preferences), dtype=int)
     weights = np.concatenate([preferences, 1 - preferences])
-    if not 0 < preferences.sum() < len(preferences):  # all won or all lost: liblinear complains of a label without weight
+    if (
+        not 0 < preferences.sum() < len(preferences)
+    ):  # all won or all lost: liblinear complains of a label without weight
         weights = weights.clip(1e-12)
     model.fit(np.concatenate([features, features]), np.concatenate([ones, 0 * ones]), sample_weight=weights)
     return lambda rows: model.predict_proba(np.asarray(rows))[:, 1]

@@ -1,4 +1,4 @@
-"""The win rate: how often a judge prefers the model's answer to the reference's, in percent, as AlpacaEval counts it."""
+"""How often a judge prefers the model's answer to the reference's, in percent, as AlpacaEval counts it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import torch
 import torchmetrics
 from torch import Tensor
 
+from maple.judging.annotations import share
 from maple.metrics.example import Estimate
-
-DRAW = 1.5  # older files write 0
 
 
 class WinRate(torchmetrics.Metric):
@@ -32,12 +31,12 @@ class WinRate(torchmetrics.Metric):
         """Count one verdict: 1 reference better, 2 model better, 0 or 1.5 draw, between them a share, None nothing."""
         if preference is None:
             return
-        share = (preference or DRAW) - 1
+        won = share(preference)
         self.count += 1
-        self.total += share
-        self.squares += share * share
-        self.wins += share > 0.5
-        self.draws += share == 0.5
+        self.total += won
+        self.squares += won * won
+        self.wins += won > 0.5
+        self.draws += won == 0.5
 
     def compute(self) -> dict[str, Estimate]:
         """Both win rates."""
