@@ -88,12 +88,16 @@ class EndpointJudge:
         if answer.status != HTTPStatus.OK:
             self._refuse(answer)
         try:
-            choices = parse_object(answer.body, "")["choices"]
-            return self._safe(self.style.words(choices[0]))
-        except InputError as error:
-            raise Failed(f"an answer that is{str(error).removeprefix(':')}", BRIEF) from error
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise Failed(f"an answer without what {self.style.name} reads: {_said(answer)}", BRIEF) from error
+            choice = parse_object(answer.body, "its answer")["choices"][0]
+        except (InputError, KeyError, TypeError, IndexError) as error:
+            raise Failed(f"an answer that is none of a chat: {_said(answer)}", BRIEF) from error
+        try:
+            return self._safe(self.style.words(choice))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{self.url}: {self.style.name} reads {self.style.reads}, which its answers lack: "
+                f"{self._safe(_said(answer))}"
+            ) from error
 
     def _refuse(self, answer: Answer) -> None:
         """Raise what an answer means that is none."""

@@ -27,7 +27,8 @@ class Style:
     system: str
     user: str
     parameters: dict  # of the request, beside model and messages
-    words: Callable[[dict], str]  # of a choice, what is kept; raises KeyError, TypeError or IndexError for none
+    reads: str  # of a choice, for messages
+    words: Callable[[dict], str]  # of a choice, what is kept; raises KeyError, TypeError or AttributeError for none
     preference: Callable[[str], float | None]  # that the kept words state: 1 for the answer that was shown first
 
     def messages(self, instruction: str, first: str, second: str) -> list[dict[str, str]]:
@@ -111,6 +112,7 @@ return a list of the model names and ranks, i.e., produce the following output:
 Your response must be a valid Python dictionary and should contain nothing else because we will directly execute it in \
 Python. Please provide the ranking that the majority of humans would give.''',
     parameters={"max_tokens": 100, "temperature": 0, "top_p": 1.0},
+    reads="message.content",
     words=_content,
     preference=_ranking,
 )
@@ -158,6 +160,7 @@ spaces, no new lines, ...): m or M.
 ## Best Model Identifier''',
     # The temperature is that of sampling: it changes nothing in the log-probabilities that are read.
     parameters={"max_tokens": 1, "temperature": 1, "top_p": 1.0, "logprobs": True, "top_logprobs": 5},
+    reads="logprobs.content",
     words=_likeliest_tokens,
     preference=_weighted,
 )
