@@ -135,10 +135,13 @@ def _preference(record: dict, where: str) -> float | None:
 
 def _number(record: dict, name: str, where: str) -> float | None:
     value = record.get(name, record.get(f"preference_{name}"))
-    if value is not None and type(value) not in (int, float):
-        raise InputError(f"{where}: {name!r} must be a number or null, found {shown(value)}")
-    return None if value is None or not math.isfinite(value) else float(value)
+    if value is None or (type(value) is float and math.isnan(value)):
+        return None
+    if type(value) not in (int, float) or not 0 <= value < 1e9:
+        raise InputError(f"{where}: {name!r} must be a number of dollars or seconds, or null, found {shown(value)}")
+    return float(value)
 
 
 def _write(path: Path, records: Iterable[dict]) -> None:
-    replace_file(path, json.dumps(list(records), ensure_ascii=False, indent=2) + "\n")
+    # ASCII, as AlpacaEval's own are: half of a surrogate pair, which a server may send, could not be written otherwise.
+    replace_file(path, json.dumps(list(records), indent=2) + "\n")

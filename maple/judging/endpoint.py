@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -71,15 +72,17 @@ class EndpointJudge:
             self._pause.wait()
             started = time.monotonic()
             try:
-                return self._words(post(self.url + PAGE, body, headers)), time.monotonic() - started
+                answer = post(self.url + PAGE, body, headers)
+                shown = self._hidden(answer.body.decode("latin-1")).encode("latin-1")  # each byte a character
+                return self._words(replace(answer, body=shown)), time.monotonic() - started
             except Failed as failure:
                 tried += 1
                 # Nothing at that place has ever answered: the URL is wrong more likely than a server busy.
                 if tried >= (failure.tries if self._answered else BRIEF):
                     raise InputError(
-                        f"{self.url}: {self._safe(str(failure))}, {tried} times; verdicts so far are kept, so the same "
-                        "command goes on from there once the server answers"
-                    ) from failure
+                        f"{self.url}: {self._hidden(str(failure))}, {tried} times; verdicts so far are kept, so the "
+                        "same command goes on from there once the server answers"
+                    ) from None  # the cause, too, may quote the server
                 self._pause.extend(tried, failure.wait)
 
     def _words(self, answer: Answer) -> str:
@@ -92,16 +95,15 @@ class EndpointJudge:
         except (InputError, KeyError, TypeError, IndexError) as error:
             raise Failed(f"an answer that is none of a chat: {_said(answer)}", BRIEF) from error
         try:
-            return self._safe(self.style.words(choice))
+            return self.style.words(choice)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.url}: {self.style.name} reads {self.style.reads}, which its answers lack: "
-                f"{self._safe(_said(answer))}"
+                f"{self.url}: {self.style.name} reads {self.style.reads}, which its answers lack: {_said(answer)}"
             ) from error
 
     def _refuse(self, answer: Answer) -> None:
         """Raise what an answer means that is none."""
-        said, code, status = self._safe(_said(answer)), _error(answer).get("code"), answer.status
+        said, code, status = _said(answer), _error(answer).get("code"), answer.status
         named = f"{self.url} answers {status}"
         if status in TRANSIENT | set(range(500, 600)) and code != "insufficient_quota":
             wait = _retry_after(answer.headers.get("Retry-After", ""))
@@ -111,19 +113,17 @@ class EndpointJudge:
         if code in ("context_length_exceeded", "content_filter") or "context length" in said:
             raise Declined(said)
         if 300 <= status < 400:
-            target = self._safe(answer.headers.get("Location", "nowhere"))
+            target = self._hidden(answer.headers.get("Location", "nowhere"))
             raise InputError(f"{named}, a redirect to {target[:200]}: give the URL that answers itself")
         remedy = {
-            401: f"set {self._key_name} to a key of this server"
-            if not self._key
-            else f"{self._key_name} is not its key",
+            401: f"{self._key_name} is not its key" if self._key else f"set {self._key_name} to a key of this server",
             403: f"the key in {self._key_name} may not use the model {self.model}",
             404: f"no {PAGE} there, or no model {self.model}; a URL ends in /v1",
         }.get(status, f"it does not take a request as {self.style.name} makes it")
         raise InputError(f"{named}: {remedy} ({said})")
 
-    def _safe(self, text: str) -> str:
-        """A server's text without our key, should it repeat it."""
+    def _hidden(self, text: str) -> str:
+        """What a server sent, without our key, should it repeat it."""
         return text.replace(self._key, "***") if len(self._key) >= SHORTEST_KEY else text
 
 
@@ -174,5 +174,5 @@ def _retry_after(value: str) -> float:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):  # no date at all, or none that this machine counts to
+    except (ValueError, OverflowError, OSError):  # no date at all, or none that this machine counts to
         return 0.0

@@ -66,7 +66,7 @@ def _weighted(words: str) -> float | None:
     try:
         [likeliest] = json.loads(words)
         found = {entry["token"]: float(entry["logprob"]) for entry in likeliest if entry["token"] in ("m", "M")}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     highest = max(found.values(), default=-math.inf)
     if not math.isfinite(highest):

@@ -16,25 +16,16 @@ def in_threads(work: Callable, items: Iterable, progress: Callable[[int, int], N
 
     The threads are daemons: after Ctrl-C the process does not wait for a server that does not answer.
     """
-    waiting, done, results = SimpleQueue(), SimpleQueue(), {}
     items = list(items)
+    waiting, done, results, ended = SimpleQueue(), SimpleQueue(), {}, threading.Event()
     for item in items:
         waiting.put(item)
-
-    def worker() -> None:
-        while True:
-            try:
-                item = waiting.get_nowait()
-            except Empty:
-                return
-            try:
-                done.put((item, work(item), None))
-            except Exception as error:
-                done.put((item, None, error))
-
-    threads = [threading.Thread(target=worker, daemon=True) for _ in range(min(AT_ONCE, len(items)))]
-    for thread in threads:
-        thread.start()
+    workers = [
+        threading.Thread(target=_worker, args=(work, waiting, done, ended), daemon=True)
+        for _ in range(min(AT_ONCE, len(items)))
+    ]
+    for worker in workers:
+        worker.start()
     try:
         for count in range(1, len(items) + 1):
             item, result, error = done.get()
@@ -43,17 +34,22 @@ def in_threads(work: Callable, items: Iterable, progress: Callable[[int, int], N
             results[item] = result
             progress(count, len(items))
     finally:
-        _let_end(threads, waiting)
+        ended.set()
+        end = time.monotonic() + GRACE
+        for worker in workers:
+            worker.join(max(0.0, end - time.monotonic()))
     return results
 
 
-def _let_end(threads: list[threading.Thread], waiting: SimpleQueue) -> None:
-    """Give what is under way a moment, and let nothing else begin."""
-    while not waiting.empty():
+def _worker(work: Callable, waiting: SimpleQueue, done: SimpleQueue, ended: threading.Event) -> None:
+    """One item after the other, until there is none, one fails, or nothing is wanted any more."""
+    while not ended.is_set():
         try:
-            waiting.get_nowait()
+            item = waiting.get_nowait()
         except Empty:
-            break
-    end = time.monotonic() + GRACE
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+            return
+        try:
+            done.put((item, work(item), None))
+        except Exception as error:
+            ended.set()  # before the others begin something that nobody will see
+            done.put((item, None, error))

@@ -76,7 +76,8 @@ class Verdicts:
                 self._take(line)
 
     def _take(self, line: bytes) -> None:
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # a fragment, or no line of ours
+        # a fragment, or no line of ours
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
             content = json.loads(line)
             if isinstance(content["key"], str) and isinstance(content["raw"], str):
                 self._known[content["key"]] = content["raw"], float(content["seconds"])

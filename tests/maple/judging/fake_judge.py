@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 KEY = "sk-this-is-the-key-0123456789"
 
@@ -20,7 +20,8 @@ class Reply:
     lacks: int = 0  # bytes that are missing at the end, beside the size that was announced
     resets: bool = False  # the connection, before a byte
     closes: bool = False  # the connection, politely, before a byte
-    endless: str = ""  # "body" or "headers": without an end, a byte at a time
+    raw: bytes = b""  # in the place of an answer
+    endless: str = ""  # "body" or "headers", a byte at a time, or a "flood"
     before: Callable[[], None] = lambda: None
 
 
@@ -87,20 +88,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_error(404)
 
     def send(self, reply):
-        if reply.closes:
+        if reply.closes or reply.raw:
+            self.wfile.write(reply.raw)
             return
         if reply.resets:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             return
         if reply.endless == "headers":
-            self.trickle(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            self.trickle(b" ")
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name.replace("_", "-"), value)
         if reply.endless:
             self.end_headers()
-            self.trickle(b'{"choices": [')
+            self.trickle(b" " * 2**16 if reply.endless == "flood" else b" ")
         self.send_header("Content-Length", str(len(reply.body) + reply.lacks))
         self.end_headers()
         self.wfile.write(reply.body)
@@ -108,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
     def trickle(self, piece):
         while True:  # until the client closes
             self.wfile.write(piece)
-            piece = b" "
+            Event().wait(0.01)
 
     def log_message(self, *_):
         pass

@@ -96,7 +96,7 @@ ANNOTATIONS_REFUSED = [
     [{k: v for k, v in VERDICT.items() if k != "preference"}],
     [VERDICT | {"output_2": 5}],
     [VERDICT | {"time_per_example": "soon"}],
-    [VERDICT | {"price_per_example": True}],
+    *([VERDICT | {"price_per_example": value}] for value in (True, 10**400, -1, float("inf"))),
 ]
 
 

@@ -109,6 +109,7 @@ def test_the_example_in_alpaca_evals_own_parser():
         [("m", "x")],
         [("m", -math.inf), ("M", -math.inf)],
         [("m", math.nan)],
+        [("m", 10**400)],
     ],
     ids=str,
 )
