@@ -6,16 +6,17 @@ value = sum x / n          stderr = sqrt(sum (x - value)^2 / (n - 1) / n)
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import torch
 from torchmetrics import Metric
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n examples; NaN of none. The standard error is None where n < 2."""
+class Estimate(NamedTuple):
+    """A mean over n examples; NaN of none. The standard error is None where n < 2.
+
+    A tuple, since torchmetrics rebuilds what `compute` returns, which a frozen dataclass refuses.
+    """
 
     value: float
     stderr: float | None
@@ -64,11 +65,6 @@ class ExampleMetric(Metric):
         errors = (deviations / (n - 1) / n).sqrt().tolist() if n > 1 else [None] * len(self.names)
         rows = zip(self.names, means.tolist(), errors, strict=True)
         return {name: Estimate(mean, error, n) for name, mean, error in rows}
-
-    def _wrap_compute(self, compute: Callable) -> Callable:
-        """torchmetrics rebuilds what `compute` returns, which a frozen dataclass refuses: it is shown tuples."""
-        wrapped = super()._wrap_compute(lambda: {name: astuple(found) for name, found in compute().items()})
-        return lambda: {name: Estimate(*fields) for name, fields in wrapped().items()}
 
     def _apply(self, fn: Callable, exclude_state="") -> Metric:
         """Follow a module to its device and not to its dtype: `module.to(torch.bfloat16)` reaches a Metric's states."""

@@ -1,1 +1,2 @@
-def find(name): raise NotImplementedError
+def find(name):
+    raise NotImplementedError

@@ -6,7 +6,7 @@ import pytest
 
 from maple import jsonfile
 from maple.errors import InputError
-from maple.jsonfile import parse_object, read_object
+from maple.jsonfile import parse_object, read_array, read_object
 
 REFUSED = [
     (b"{,", "not JSON"),
@@ -54,3 +54,14 @@ def test_a_text_is_named_by_whoever_has_it():
     assert parse_object('{"a": [1, null]}', "x") == {"a": [1, None]}
     with pytest.raises(InputError, match="its state: not a JSON object"):
         parse_object(b"3", "its state")
+
+
+def test_an_array_is_read_like_an_object(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('[{"a": 1}, null]')
+    assert read_array(path) == [{"a": 1}, None]
+    for content, words in (("{}", "not a JSON array"), ("[", "not JSON"), ('[{"a": 1, "a": 2}]', "is there twice")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=words) as error:
+            read_array(path)
+        assert str(error.value).startswith(str(path))
