@@ -6,6 +6,7 @@ value = sum x / n          stderr = sqrt(sum (x - value)^2 / (n - 1) / n)
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch

@@ -119,7 +119,7 @@ def test_processes_with_uneven_shares_find_what_one_finds(tmp_path, empty):
         dist.init_process_group("gloo")
         rank = dist.get_rank()
         mine = texts[7 * rank : 7 if rank == 0 else None] if not empty else texts * rank
-        found = {name: asdict(estimate) for name, estimate in estimated(mine).items()}
+        found = {name: estimate._asdict() for name, estimate in estimated(mine).items()}
         (tmp_path / f"{rank}.json").write_text(json.dumps(found))
         dist.destroy_process_group()
 
