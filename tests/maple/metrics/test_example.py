@@ -8,7 +8,6 @@ import random
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -110,16 +109,17 @@ def test_a_copy_counts_for_itself_and_a_reset_forgets():
     assert estimated(["xx", "xxx"], metric) == first
 
 
-@pytest.mark.parametrize("empty", [False, True])
-def test_processes_with_uneven_shares_find_what_one_finds(tmp_path, empty):
+@pytest.mark.parametrize("shares", ["uneven", "one empty", "each alike"])
+def test_processes_with_uneven_shares_find_what_one_finds(tmp_path, shares):
     texts = drawn(30)
+    shared_out = {"uneven": (texts[:7], texts[7:]), "one empty": ([], texts), "each alike": (["x"] * 7, ["xx"] * 23)}
+    texts = [text for share in shared_out[shares] for text in share]
 
     def work():
         torch.set_num_threads(1)
         dist.init_process_group("gloo")
         rank = dist.get_rank()
-        mine = texts[7 * rank : 7 if rank == 0 else None] if not empty else texts * rank
-        found = {name: estimate._asdict() for name, estimate in estimated(mine).items()}
+        found = {name: estimate._asdict() for name, estimate in estimated(shared_out[shares][rank]).items()}
         (tmp_path / f"{rank}.json").write_text(json.dumps(found))
         dist.destroy_process_group()
 

@@ -77,9 +77,8 @@ def test_snowball_is_nltks_in_every_language_that_has_one():
 def test_an_arabic_stem_does_not_depend_on_the_words_before_it_as_in_nltk():
     theirs = ArabicStemmer()
     assert [theirs.stem(word) for word in ("كتبوا", "عليك", "كتبوا")] == ["كتب", "عل", "كتبو"]
-    text = "كتبوا عليك"
-    assert Rouge("ar").words(f"{text} {text}") == ["كتب", "عل"] * 2
-    assert Rouge("ar").score(text, text) == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
+    stemmer.cache_clear()  # which remembers stems
+    assert Rouge("ar").words("عليك كتبوا") == ["عل", "كتب"]
 
 
 def test_an_arabic_word_of_vowel_marks_only_is_dropped():
