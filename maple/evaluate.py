@@ -38,6 +38,7 @@ def evaluate(
     max_tokens: int | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
+    judge_style: Literal["alpaca_eval_gpt4", "weighted_alpaca_eval_gpt4_turbo"] = "alpaca_eval_gpt4",
     batch_size: int = 32,
     seed: int = 0,
     device: Device = "auto",
@@ -63,8 +64,9 @@ def evaluate(
     shots: few-shot examples before each prompt; by default what the setting has
     max_tokens: the longest generated answer; by default what the setting has
     judge: of alpaca_eval: longest, an annotations.json, or the URL of an OpenAI-compatible server; by default the
-        answers are written and not judged
+        answers are written and not judged, but in the embedded world, which knows the right ones
     judge_model: name of the model that such a server has
+    judge_style: how it is asked: as AlpacaEval 1 or as AlpacaEval 2, which needs a server that gives log-probabilities
     batch_size: examples at once
     seed: of the choice of few-shot examples
     device: auto takes a GPU where there is one

@@ -11,7 +11,9 @@ from maple import tasks, tiny
 from maple.errors import InputError, nearest
 from maple.evaluation.data import check_data
 from maple.evaluation.task import Setting, Task
+from maple.judging.judges import Judge, choose_judge
 from maple.tiny import tasks as tiny_tasks
+from maple.tiny.judge import TruthJudge
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Plan:
 
     parts: list[Part]
     data_dir: str | None  # folder, or `tiny`; None: the hub
+    judge: Judge | None  # of the tasks that are judged
 
 
 def make_plan(arguments: dict) -> Plan:
@@ -43,7 +46,18 @@ def make_plan(arguments: dict) -> Plan:
     asked = None if arguments["languages"] is None else _listed("--languages", arguments["languages"])
     languages = check_data(chosen, asked, data_dir, named)
     parts = [Part(task, *_setting(task, arguments), languages[task.name]) for task in chosen if languages[task.name]]
-    return Plan(parts, data_dir)
+    return Plan(parts, data_dir, _judge(arguments, any(part.task.judged for part in parts), data_dir))
+
+
+def _judge(arguments: dict, needed: bool, data_dir: str | None) -> Judge | None:
+    """Raises InputError for a judge that is not there, or that has nothing to judge."""
+    if arguments["judge"] is None:
+        if arguments["judge_model"]:
+            raise InputError(f"--judge-model {arguments['judge_model']} belongs to a --judge that is a URL")
+        return TruthJudge() if data_dir == tiny.NAME else None
+    if not needed:
+        raise InputError(f"--judge {arguments['judge']}: none of the tasks is judged; alpaca_eval is")
+    return choose_judge(arguments["judge"], arguments["judge_model"], arguments["judge_style"])
 
 
 def _listed(flag: str, text: str) -> list[str]:

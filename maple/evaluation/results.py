@@ -10,6 +10,7 @@ killed goes on behind it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,9 @@ class Results:
         replace_file(self.path(task, language), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self.rows = [row for row in self.rows if (row["task"], row["language"]) != (task, language)]
         for metric, estimate in estimates.items():
-            found = {"value": estimate.value, "stderr": estimate.stderr, "n": estimate.n}
+            # JSON has no NaN, which is what a mean of nothing is
+            value = None if math.isnan(estimate.value) else estimate.value
+            found = {"value": value, "stderr": estimate.stderr, "n": estimate.n}
             self.rows.append({"task": task, "language": language, "metric": metric, **found, "settings": settings})
         replace_file(self.out / SCORES, json.dumps(self.rows, indent=1, ensure_ascii=False) + "\n")
 

@@ -16,6 +16,7 @@ from maple.device import choose_device
 from maple.display import Screen
 from maple.durable import file_sha256
 from maple.evaluation.data import read_examples
+from maple.evaluation.judged import judged
 from maple.evaluation.plan import Part, Plan
 from maple.evaluation.prompting import Prompter, Request
 from maple.evaluation.results import FOUND, Results
@@ -109,6 +110,8 @@ class Run:
     def read(self, part: Part, language: str) -> Unit:
         """All rows are checked, also those that --limit leaves away."""
         task, data_dir = part.task, self.plan.data_dir
+        if part.setting.metric:
+            part.setting.metric(language)  # a package that it lacks is told now
         examples, data = read_examples(task, language, task.split, data_dir)
         pool = []
         if part.setting.shots:
@@ -127,6 +130,7 @@ class Run:
             "max_new_tokens": setting.max_new_tokens,
             "split": unit.part.task.split,
             "data": unit.data,
+            **({"judge": self.plan.judge and self.plan.judge.name} if unit.part.task.judged else {}),
         }
 
     def load(self) -> None:
@@ -148,12 +152,28 @@ class Run:
         estimates, answers = score(
             self.model, self.tokenizer, setting, language, requests, self.arguments["batch_size"], self.view.advance
         )
-        estimates |= self.counted(requests)
         settings = self.settings_of(unit)
+        if task.judged and ranks.is_first():  # the others have no part in it
+            estimates, answers = judged(
+                self.plan.judge,
+                self.generator(),
+                unit.examples,
+                answers,
+                self.results,
+                task.name,
+                language,
+                self.view.judging,
+            )
+        estimates |= self.counted(requests)
         settings[FOUND] = hashlib.sha256("".join(request.digest for request in requests).encode()).hexdigest()
         if ranks.is_first():
             self.results.add(task.name, language, estimates, settings, requests, answers)
         self.view.end(task.name, language, estimates, len(requests), time.perf_counter() - start)
+
+    def generator(self) -> str:
+        """What AlpacaEval's files call the model."""
+        adapter = f" + {self.arguments['adapter']}" if self.arguments["adapter"] else ""
+        return f"{self.origin.model}{adapter} ({self.arguments['bits']} bits)"
 
     def requests(self, unit: Unit) -> list[Request]:
         """What the model is given, in the order of the data."""

@@ -48,6 +48,10 @@ class View:
         """So many more are done."""
         self.bar.advance(self.task, examples)
 
+    def judging(self, done: int, of: int) -> None:
+        """So many verdicts are there."""
+        self.bar.update(self.task, description=f"judged {done} of {of}")
+
     def end(self, task: str, language: str, estimates: dict[str, Estimate], examples: int, seconds: float) -> None:
         """One line of what was found."""
         scores = ", ".join(f"{name} {shown(one)}" for name, one in estimates.items() if name not in COUNTED)
@@ -62,7 +66,8 @@ class View:
         """Languages down, tasks across, each task's first metric; the mean of a column weighs languages alike."""
         found = {}
         for metric in reversed(PRIMARY):
-            found |= {(row["task"], row["language"]): row for row in rows if row["metric"] == metric}
+            measured = (row for row in rows if row["metric"] == metric and row["value"] is not None)
+            found |= {_key(row): row for row in measured}
         columns = {row["task"]: found[row["task"], row["language"]]["metric"] for row in rows if _key(row) in found}
         table = Table(title="Scores, with standard errors", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("")

@@ -59,3 +59,18 @@ class MLQAScore(ExampleMetric):
             "exact_match": float(found in wanted),
             "f1": max(bag_f1(found.split(), answer.split()) for answer in wanted),
         }
+
+
+class MLQABothArabic(ExampleMetric):
+    """Of Arabic the authors' scores and, under names of their own, those with the corrected article."""
+
+    names = ("exact_match", "f1", "exact_match_corrected", "f1_corrected")
+
+    def __init__(self):
+        super().__init__()
+        self.official, self.corrected = MLQAScore("ar"), MLQAScore("ar", corrected_arabic=True)
+
+    def score(self, prediction: str, answers: list[str]) -> dict[str, float]:
+        """Of one question."""
+        corrected = self.corrected.score(prediction, answers)
+        return self.official.score(prediction, answers) | {f"{name}_corrected": s for name, s in corrected.items()}

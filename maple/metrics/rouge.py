@@ -26,8 +26,9 @@ class Rouge(ExampleMetric):
         self.language = language
         tokenizer(language), stemmer(language)  # what is missing is said before a model runs
 
-    def score(self, prediction: str, target: str) -> dict[str, float]:
+    def score(self, prediction: str, targets: list[str]) -> dict[str, float]:
         """Of one summary against its one target."""
+        (target,) = targets
         found, wanted = self.words(prediction), self.words(target)
         return {
             "rouge1": _f_measure((Counter(found) & Counter(wanted)).total(), len(found), len(wanted)),

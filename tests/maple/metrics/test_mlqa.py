@@ -10,7 +10,7 @@ import pytest
 from lm_eval.tasks.mlqa import utils as harness
 
 from maple.errors import InputError
-from maple.metrics.mlqa import ARTICLES, MLQAScore, normalise
+from maple.metrics.mlqa import ARTICLES, MLQABothArabic, MLQAScore, normalise
 from tests.conftest import SEED
 from tests.maple.metrics.files import records
 
@@ -91,3 +91,13 @@ def test_the_arabic_article_is_that_of_the_official_expression():
 def test_a_language_without_rules_is_refused_by_name():
     with pytest.raises(InputError, match=r"'sw'.*known: ar, de, en"):
         MLQAScore("sw")
+
+
+def test_arabic_is_scored_by_both_rules():
+    prediction, answers = "القالب", ["قالب"]  # the authors' rule removes two articles, the corrected one the first
+    assert MLQABothArabic().score(prediction, answers) == {
+        **MLQAScore("ar").score(prediction, answers),
+        "exact_match_corrected": 1.0,
+        "f1_corrected": 1.0,
+    }
+    assert MLQAScore("ar").score(prediction, answers) == MLQAScore("ar").score("ق ب", ["ق ب"])

@@ -149,8 +149,8 @@ def test_by_hand(pair):
     for name in metric.names:
         shared, of = getattr(pair, name)
         expected[name] = float(Fraction(2 * shared, of))
-    assert metric.score(pair.prediction, pair.target) == pytest.approx(expected, rel=1e-15)
-    assert metric.score(pair.target, pair.prediction) == pytest.approx(expected, rel=1e-15)
+    assert metric.score(pair.prediction, [pair.target]) == pytest.approx(expected, rel=1e-15)
+    assert metric.score(pair.target, [pair.prediction]) == pytest.approx(expected, rel=1e-15)
 
 
 def test_there_are_forty_five_languages():
@@ -160,12 +160,12 @@ def test_there_are_forty_five_languages():
 @pytest.mark.parametrize("language", SENTENCES)
 def test_a_sentence_equals_itself_and_not_its_first_half(language):
     text, metric = SENTENCES[language], Rouge(language.split("-")[0])
-    assert metric.score(text, text) == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
+    assert metric.score(text, [text]) == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
     assert len(metric.words(text)) > 5
-    assert metric.score(text.upper(), text) == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
-    half = metric.score(text[: len(text) // 2], text)
+    assert metric.score(text.upper(), [text]) == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
+    half = metric.score(text[: len(text) // 2], [text])
     assert all(0 < score < 1 for score in half.values())
-    assert metric.score("", text) == metric.score(text, "") == {"rouge1": 0, "rouge2": 0, "rougeL": 0}
+    assert metric.score("", [text]) == metric.score(text, [""]) == {"rouge1": 0, "rouge2": 0, "rougeL": 0}
 
 
 @pytest.mark.parametrize("language", ["zh-Hans", "hi", "ar", "ru"])
@@ -189,7 +189,7 @@ def test_english_without_stems_scores_as_in_googles_library_and_in_torchmetrics(
     rng, metric, google = random.Random(SEED), Rouge("en"), RougeScorer(Rouge.names)
     for number in range(300):
         prediction, target = drawn(rng), drawn(rng)
-        found = metric.score(prediction, target)
+        found = metric.score(prediction, [target])
         theirs = google.score(target, prediction)
         assert found == pytest.approx({name: score.fmeasure for name, score in theirs.items()}, rel=1e-14)
         if number < 100:  # torchmetrics' is slow, and float32
