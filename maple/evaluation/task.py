@@ -98,7 +98,7 @@ class Task:
 
     name: str
     languages: Mapping[str, str]  # code as in maple/languages.yaml -> the task's own, which its files are named by
-    hub: HubFiles
+    hub: HubFiles | None  # None: rows come with the package
     check: Callable[[Mapping[str, object], str], None]  # (fields, where): raises InputError for a row that is none
     settings: Mapping[str, Setting]  # the first one is the default
     split: str = "test"  # what is scored
