@@ -19,6 +19,7 @@ from maple.data.records import lines, parse
 from maple.errors import InputError, first_line, nearest, readable
 from maple.evaluation.task import Example, Task
 from maple.hub import snapshot_with
+from maple.tiny.rows import rows as tiny_rows
 
 
 def check_data(
@@ -75,7 +76,9 @@ def read_examples(
 
     Raises InputError that names file and line of the first row that is none.
     """
-    if data_dir is None:
+    if data_dir == tiny.NAME:
+        rows, origin = _from_world(task, language, split)
+    elif data_dir is None:
         rows, origin = _from_hub(task, language, split)
     else:
         rows, origin = _from_folder(task, language, split, data_dir)
@@ -91,6 +94,11 @@ def read_examples(
 
 
 Rows = Iterator[tuple[str, object]]  # (file and line, what stands there)
+
+
+def _from_world(task: Task, language: str, split: str) -> tuple[Rows, str]:
+    rows = tiny_rows(task.name, language, split)
+    return _numbered(rows, f"tiny {task.name} {language} {split}"), "the embedded world"
 
 
 def _from_folder(task: Task, language: str, split: str, data_dir: str) -> tuple[Rows, str]:

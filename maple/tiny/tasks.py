@@ -134,7 +134,12 @@ OPTIONS = {f"mc_answer{number}": text for number in range(1, 5)}
 TASKS = {
     task.name: task
     for task in (
-        _task("xnli", xnli, metric.choices, {"premise": text, "asked": text, "hypotheses": three, "label": one_of(0, 1, 2)}),
+        _task(
+            "xnli",
+            xnli,
+            metric.choices,
+            {"premise": text, "asked": text, "hypotheses": three, "label": one_of(0, 1, 2)},
+        ),
         _task(
             "xcopa",
             xcopa,

@@ -3,7 +3,8 @@
 import pytest
 
 from maple.errors import InputError
-from maple.tiny.judge import NEITHER, OUTPUT, REFERENCE, TruthJudge
+from maple.judging.annotations import DRAW
+from maple.tiny.judge import OUTPUT, REFERENCE, TruthJudge
 from maple.tiny.records import LANGUAGES
 from maple.tiny.rows import rows
 
@@ -26,10 +27,10 @@ def test_a_right_answer_wins_unless_the_reference_is_right_too(judge):
     for row in every_row():
         for answer in row["right"]:
             known = row["output"] in row["right"]
-            assert judge.preference(row["instruction"], row["output"], answer) == (NEITHER if known else OUTPUT)
-            assert judge.preference(row["instruction"], answer, "?") == REFERENCE
+            assert judge.judge(row["instruction"], row["output"], answer).preference == (DRAW if known else OUTPUT)
+            assert judge.judge(row["instruction"], answer, "?").preference == REFERENCE
             found.add(known)
-        assert judge.preference(row["instruction"], "?", "") == NEITHER
+        assert judge.judge(row["instruction"], "?", "").preference == DRAW
     assert found == {True, False}
 
 
@@ -52,11 +53,11 @@ def test_capitals_blanks_and_the_full_stop_do_not_count_and_words_do(judge, code
     (answer,) = row["right"]
     assert answer.endswith(stop)
     for same in (answer.removesuffix(stop), f"  {answer[:1].lower()}{answer[1:]} ", f"{answer}\n"):
-        assert judge.preference(row["instruction"], "?", same) == OUTPUT
+        assert judge.judge(row["instruction"], "?", same).preference == OUTPUT
     for other in (f"{answer} {answer}", f"{answer[:-2]}{stop}", row["output"]):
-        assert judge.preference(row["instruction"], "?", other) == NEITHER
+        assert judge.judge(row["instruction"], "?", other).preference == DRAW
 
 
 def test_what_the_world_never_asked_is_refused(judge):
     with pytest.raises(InputError, match=r"tiny-truth.*Write a poem.*another judge"):
-        judge.preference("Write a poem", "a", "b")
+        judge.judge("Write a poem", "a", "b")
