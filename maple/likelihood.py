@@ -8,6 +8,9 @@ blind to the others, so the prefix is read once and everything in a single pass:
     row        prefix prefix prefix | A A A | B B       the last token of a choice has nothing to predict: left away
     position   0      1      2        3 4 5   3 4
 
+Attention within the prefixes is causal and needs no mask, which on a CPU takes most of its time (0.5 ms of 1.9 with
+rows of 100 tokens); prefixes are padded to the longest, so that they end in one column.
+
 So do choices that begin alike, as XNLI's three do with the whole premise: that beginning goes behind the prefix, and
 its tokens are scored once, for all of them.
 
@@ -116,10 +119,13 @@ def _rows(number: int, prefix: list[int], choices: list[list[int]], batch_tokens
 
 def _score(model: PreTrainedModel, rows: list[Row]) -> list[Likelihood]:
     """The likelihoods of all choices of some rows, in one pass."""
-    ids, positions, owners = _batch(rows, model.device)
-    related = (owners[:, None] == owners[:, :, None]) | (owners == PREFIX)[:, None]  # [rows, tokens, keys]
-    hidden = hidden_states(model, ids, positions, positions, related)
-    targets, places, lengths = _targets(rows, hidden.shape[1])
+    width = max(len(row.prefix) for row in rows)
+    ids, positions, owners = _batch(rows, width, model.device)
+    window = getattr(model.config, "sliding_window", None)
+    causal = width if window is None or width <= window else 0
+    related = (owners[:, None] == owners[:, causal:, None]) | (owners == PREFIX)[:, None]  # [rows, tokens, keys]
+    hidden = hidden_states(model, ids, positions, positions, related, causal=causal)
+    targets, places, lengths = _targets(rows, width, hidden.shape[1])
     log_probabilities, likeliest = _of_tokens(model, hidden.flatten(0, 1), places, targets)
     parts = zip(log_probabilities.split(lengths), likeliest.split(lengths), strict=True)
     scores = [Likelihood(values.sum().item(), len(values), bool(matches.all())) for values, matches in parts]
@@ -132,30 +138,31 @@ def _by_row(scores: list[Likelihood], rows: list[Row]) -> Iterator[list[Likeliho
     return (list(islice(scores, 1 + len(row.choices))) for row in rows)
 
 
-def _batch(rows: list[Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids, positions, which choice a token belongs to) [rows, tokens], padded to the longest row."""
-    longest = max(row.length for row in rows)
+def _batch(rows: list[Row], width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, positions, which choice a token belongs to) [rows, tokens]: prefixes in `width` columns, choices behind."""
+    longest = max(row.length - len(row.prefix) for row in rows)
     batch = []
     for row in rows:
-        start = len(row.prefix)
-        ids, positions, owners = list(row.prefix), list(range(start)), [PREFIX] * start
+        start, padding = len(row.prefix), width - len(row.prefix)
+        ids, positions = row.prefix + [0] * padding, [*range(start), *[0] * padding]
+        owners = [PREFIX] * start + [PADDING] * padding
         for place, choice in row.choices:
             ids += choice[:-1]
             positions += range(start, start + len(choice) - 1)
             owners += [place] * (len(choice) - 1)
-        padding = longest - row.length
+        padding = width + longest - len(ids)
         batch.append((ids + [0] * padding, positions + [0] * padding, owners + [PADDING] * padding))
     return torch.tensor(batch, device=device).unbind(1)
 
 
-def _targets(rows: list[Row], width: int) -> tuple[list[int], list[int], list[int]]:
+def _targets(rows: list[Row], width: int, columns: int) -> tuple[list[int], list[int], list[int]]:
     """(tokens to score, where in the flattened batch the state before each is, how many of them belong together).
 
     Of each row first those that its choices share, then those of each choice.
     """
     targets, places, lengths = [], [], []
     for number, row in enumerate(rows):
-        before, after = number * width + len(row.prefix) - 1, number * width + len(row.prefix)
+        before, after = number * columns + len(row.prefix) - 1, number * columns + width
         targets += row.prefix[len(row.prefix) - row.shared :]
         places += range(before - row.shared, before)
         lengths.append(row.shared)
