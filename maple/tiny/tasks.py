@@ -7,8 +7,7 @@ since no instruction taught them: a choice is scored by the likelihood of its wo
     xnli          which of three sentences follows from the premise           likelihood, chance 1/3
     xcopa         which of two causes the premise tells                       likelihood, chance 1/2
     belebele      which of four answers is right                              likelihood, chance 1/4
-    xquad, mlqa   the answer to a question, a span of a passage, longer or    generated, exact match and F1
-                  shorter
+    xquad, mlqa   the answer to a question, a span of the passage             generated, exact match and F1
     xlsum         the last sentence again                                     generated, ROUGE
     alpaca_eval   instructions of every kind, beside a reference              generated, judged (`judge.py`)
 """
