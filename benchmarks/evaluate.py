@@ -95,7 +95,9 @@ def take_turns(task: Task, examples: list[Example], ours, theirs, tokenizer) -> 
     for peer in peers.values():
         peer._max_length = theirs.config.max_position_embeddings
     requests = instances(task, examples)
-    warm = {size: seconds(lambda peer=peer: peer.loglikelihood(requests, disable_tqdm=True)) for size, peer in peers.items()}
+    warm = {
+        size: seconds(lambda peer=peer: peer.loglikelihood(requests, disable_tqdm=True)) for size, peer in peers.items()
+    }
     best = min(warm, key=warm.get)
     calls = [
         lambda: of_maple(task, examples, ours, tokenizer),

@@ -60,7 +60,7 @@ def packed_attention(
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
     """(Y [heads, n, dim], logsumexp of the scores [heads, n])."""
-    wide, k, v = torch.promote_types(q.dtype, torch.float32), _serve(k, q), _serve(v, q)
+    wide, k, v = torch.promote_types(q.dtype, torch.float32), serve(k, q), serve(v, q)
     scores = (q @ k.mT).to(wide) * scale
     scores.masked_fill_(~_visible(len(q[0]), window, q.device), -torch.inf)
     logsumexp = scores.logsumexp(dim=-1)
@@ -70,7 +70,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[
 def attend_backward(dy, q, k, v, y, logsumexp, scale, window) -> tuple[Tensor, Tensor, Tensor]:
     """(dQ, dK, dV); what several heads of q shared of k and v is summed."""
     wide, kv_heads = logsumexp.dtype, len(k)
-    k, v = _serve(k, q), _serve(v, q)
+    k, v = serve(k, q), serve(v, q)
     scores = (q @ k.mT).to(wide) * scale
     p = (scores - logsumexp[..., None]).exp().masked_fill_(~_visible(len(q[0]), window, q.device), 0)
     ds = p * ((dy @ v.mT).to(wide) - (dy.to(wide) * y.to(wide)).sum(-1, keepdim=True))
@@ -79,7 +79,8 @@ def attend_backward(dy, q, k, v, y, logsumexp, scale, window) -> tuple[Tensor, T
     return scale * (ds.to(k.dtype) @ k), *shared
 
 
-def _serve(k: Tensor, q: Tensor) -> Tensor:
+def serve(k: Tensor, q: Tensor) -> Tensor:
+    """[kv heads, n, dim] -> [heads of q, n, dim]."""
     return k.repeat_interleave(len(q) // len(k), dim=0)
 
 
@@ -94,7 +95,8 @@ def _visible(n: int, window: int, device: torch.device) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def _flash_on_gpu(q: Tensor) -> bool:
+def flash_on_gpu(q: Tensor) -> bool:
+    """Whether CUDA's flash attention takes such a q."""
     if q.device.type != "cuda" or q.dtype not in (torch.bfloat16, torch.float16):
         return False
     new_enough = torch.version.hip is not None or torch.cuda.get_device_capability(q.device) >= OLDEST
@@ -138,7 +140,7 @@ LIBRARY.define(
 @computes("packed_attention")
 def _forward(q, k, v, boundaries, scale, longest, window):
     """Y [tokens, heads, dim] and logsumexp [heads, tokens] in float32 (float64 for float64)."""
-    if _flash_on_gpu(q):
+    if flash_on_gpu(q):
         where = boundaries, boundaries, longest, longest, 0.0, True, False
         return list(aten._flash_attention_forward(q, k, v, *where, scale=scale, **_left(window))[:2])
     y, logsumexp = _looks(q, k, v, boundaries, scale, longest, window)
@@ -162,7 +164,7 @@ def _looks(q, k, v, boundaries, scale, longest, window):
 @computes("packed_attention_backward")
 def _backward(dy, q, k, v, y, logsumexp, boundaries, scale, longest, window):
     """dQ, dK, dV."""
-    if _flash_on_gpu(q):
+    if flash_on_gpu(q):
         where = boundaries, boundaries, longest, longest, 0.0, True
         # two tensors about the random numbers of a dropout that there is not
         state, unused = torch.zeros(2, dtype=torch.uint64, device=q.device), torch.empty(0, device=q.device)

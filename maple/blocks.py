@@ -58,8 +58,8 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, None]:
         """hidden_states [rows, length, hidden] -> the same shape, and no attention weights.
 
-        attention_mask   of packed samples their `boundaries`, else what transformers makes for its SDPA; one of fewer
-                         queries than tokens is of the last ones, and the tokens before them see all before themselves
+        attention_mask   of packed samples their `boundaries`, else what transformers makes for its SDPA
+        shared           of packed samples some of which are prefixes of others, which those are (`kernels.Prefixes`)
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         q, k, v = (t.view(heads) for t in project(hidden_states, [self.q_proj, self.k_proj, self.v_proj]))
@@ -67,26 +67,17 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = kernels.rotary(q.transpose(1, 2), k.transpose(1, 2), *position_embeddings)
         if attention_mask is not None and attention_mask.dtype == torch.int32:
-            y = self._packed(q.transpose(1, 2), k.transpose(1, 2), v, attention_mask.flatten())
-        elif attention_mask is not None and attention_mask.shape[2] < q.shape[2]:
-            y = self._behind_causal(q, k, v.transpose(1, 2), attention_mask)
+            y = self._packed(q.transpose(1, 2), k.transpose(1, 2), v, attention_mask.flatten(), kwargs.get("shared"))
         else:
             y = self._one_a_row(q, k, v.transpose(1, 2), attention_mask, past_key_values, kwargs)
         return self.o_proj(y.reshape(*hidden_states.shape[:-1], -1)), None
 
-    def _packed(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
+    def _packed(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor, shared: kernels.Prefixes | None) -> Tensor:
         """[rows, length, heads, dim] -> [rows * length, heads, dim]: rows are only one list of samples."""
-        return kernels.packed_attention(
-            *(t.flatten(0, 1) for t in (q, k, v)), ends, self.scaling, longest=q.shape[1], window=self.sliding_window
-        )
-
-    def _behind_causal(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """[rows, heads, length, dim] -> [rows, length, heads, dim]; no mask is read for what is causal."""
-        causal = q.shape[2] - mask.shape[2]
-        parts = [sdpa_attention_forward(self, *(t[:, :, :causal] for t in (q, k, v)), None, scaling=self.scaling)[0]]
-        if mask.shape[2]:
-            parts.append(sdpa_attention_forward(self, q[:, :, causal:], k, v, mask, scaling=self.scaling)[0])
-        return torch.cat(parts, dim=1)
+        longest, tokens = q.shape[1], [t.flatten(0, 1) for t in (q, k, v)]
+        if shared is not None:
+            return kernels.shared_prefix_attention(*tokens, ends, shared, self.scaling, longest, self.sliding_window)
+        return kernels.packed_attention(*tokens, ends, self.scaling, longest, self.sliding_window)
 
     def _one_a_row(self, q, k, v, attention_mask, past_key_values, kwargs) -> Tensor:
         if past_key_values is not None:

@@ -65,16 +65,13 @@ def hidden_states(
     key_positions: Tensor,
     related: Tensor | bool = True,
     past: Part | None = None,
-    causal: int = 0,
 ) -> Tensor:
     """The last hidden states [rows, tokens, hidden] of ids [rows, tokens] at `positions` in their texts.
 
     key_positions   [rows or 1, keys] of what attention reads: these tokens themselves, or the slots of `past`
     related         [rows, tokens, keys], False where a key belongs to another text than the token
-    causal          of so many first tokens each sees all before itself, and `related` has none of them; not for a
-                    model with a sliding window that they exceed
     """
-    distance = positions[:, causal:, None] - key_positions[:, None]
+    distance = positions[:, :, None] - key_positions[:, None]
     output = model.base_model(
         input_ids=ids,
         position_ids=positions,

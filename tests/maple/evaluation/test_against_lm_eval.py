@@ -80,9 +80,10 @@ def test_every_choice_is_as_likely_and_the_accuracies_are_equal(real, stories, t
         assert [context + choice for context, choice in sample["arguments"]] == [
             request.prompt + " " + choice for choice in request.asked.choices
         ]
-        # They add up in float32, so a likelihood of -1500 is known to 1.2e-4.
-        expected = [one[0][0] for one in sample["resps"]]
-        assert answer.log_likelihoods == pytest.approx(expected, abs=1e-4, rel=2**-22)
+        expected = torch.tensor([one[0][0] for one in sample["resps"]], dtype=torch.float64)
+        found = torch.tensor(answer.log_likelihoods, dtype=torch.float64)
+        # they add up in float32: two units of it, of likelihoods down to -1500
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=2**-22)
         assert request.cut == (max(request.tokens + len(ids) for ids in request.continuations) > 513)
 
 
