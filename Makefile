@@ -13,7 +13,7 @@ OLD_TRITON := $(VENV)/triton-3.6
 help:
 	@echo "make fit        fine-tune the embedded model in 4 bits on eight languages: a minute, no download of a model"
 	@echo "make test       units, peers and real data, on a CPU"
-	@echo "make bench      kernels, training, loading and decoding beside bitsandbytes and peft: half an hour on two cores"
+	@echo "make bench      kernels, training, loading, decoding and scoring beside their peers: half an hour on two cores"
 	@echo "make lint       ruff and ruff-format"
 	@echo "make test-gpu   the Triton kernels on this machine's GPU; installs nothing"
 	@echo "make bench-gpu  the kernels and a training step on it, beside their peers; OUT=DIR keeps the results there"
@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.evaluate
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from maple.data.sources import check_data
 from maple.fit import TINY_RECIPE, check_ranges, fit
 from maple.hub import check_model_name
 from maple.memory import MicroBatch, Setting, predict
+from maple.tasks import names as task_names
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -81,8 +82,10 @@ def test_the_memory_that_a_recipe_promises_is_what_is_predicted(name):
 def test_the_readme_names_every_file():
     readme = (ROOT / "README.md").read_text()
     files = [p for folder in ("maple", "kernels", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
-    names = [str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"]
-    assert not [name for name in names if name not in readme]
+    names = {str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"}
+    tasks = {f"maple/tasks/{name}.py" for name in task_names()}  # found by their names, which the README has
+    assert not [name for name in names - tasks if name not in readme]
+    assert not [name for name in task_names() if f"`{name}`" not in readme]
 
 
 def test_the_22_languages_of_the_recipe_are_those_of_the_data_set():
