@@ -65,7 +65,9 @@ class Run:
             unit for unit in units if not self.results.has(unit.part.task.name, unit.language, self.settings_of(unit))
         ]
         for unit in left:
-            self.requests(unit)  # what does not fit the window is told now; to keep them takes 124 MiB a language of XNLI
+            self.requests(
+                unit
+            )  # what does not fit the window is told now; to keep them takes 124 MiB a language of XNLI
         if left:
             self.load()
             if ranks.is_first():
