@@ -61,7 +61,7 @@ def evaluate(
         by default the first that the task has
     template: prompt format around each prompt; by default what the adapter or merged model was trained with, plain for
         any other model
-    shots: few-shot examples before each prompt; by default what the setting has
+    shots: few-shot examples before each prompt, but in alpaca_eval; by default what the setting has
     max_tokens: the longest generated answer; by default what the setting has
     judge: of alpaca_eval: longest, an annotations.json, or the URL of an OpenAI-compatible server; by default the
         answers are written and not judged, but in the embedded world, which knows the right ones

@@ -44,7 +44,7 @@ def judged(
     references = [Output(**{name: example[name] for name in Output.__slots__}) for example in examples]
     annotations = annotate(judge, list(zip(references, outputs, strict=True)), progress)
     write_annotations(results.path(task, language, ANNOTATIONS), annotations)
-    metric = WinRate()
+    metric = WinRate(sync_on_compute=False)  # of several processes only the first judges
     for annotation in annotations:
         metric.update(annotation.preference)
     estimates = metric.compute()

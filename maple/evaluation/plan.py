@@ -75,7 +75,7 @@ def _setting(task: Task, arguments: dict) -> tuple[str, Setting]:
     if name not in task.settings:
         raise InputError(f"--setting {name}: {task.name} has none of that name{nearest(name, task.settings)}")
     setting = task.settings[name]
-    if arguments["shots"] is not None:
+    if arguments["shots"] is not None and not task.judged:  # its examples have no answer to show
         setting = replace(setting, shots=arguments["shots"])
     if arguments["max_tokens"] is not None and setting.generates:
         setting = replace(setting, max_new_tokens=arguments["max_tokens"])

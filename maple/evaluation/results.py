@@ -30,7 +30,10 @@ class Results:
 
     def __init__(self, out: Path):
         self.out, self.rows = out, _read(out / SCORES)
-        (out / PREDICTIONS).mkdir(exist_ok=True)
+
+    def begin(self) -> None:
+        """Make room for predictions; not before, so that a run that is refused leaves nothing."""
+        (self.out / PREDICTIONS).mkdir(exist_ok=True)
 
     def path(self, task: str, language: str, ending: str = "jsonl") -> Path:
         """The file of predictions."""

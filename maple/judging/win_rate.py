@@ -21,8 +21,8 @@ class WinRate(torchmetrics.Metric):
 
     full_state_update = False
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **settings):
+        super().__init__(**settings)
         # Sums, so that several processes add theirs up. Five numbers; float64 since squares of 805 are subtracted.
         for name in ("count", "total", "squares", "wins", "draws"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

@@ -25,9 +25,9 @@ FLAGS += ["--rank", "4", "--lr", "0.005", "--checkpoint-every", "2", "--device",
 
 
 class Child:
-    """`python -m maple.fit` with these flags, in a fork; its output goes to a file."""
+    """`python -m maple.fit`, or another verb, with these flags, in a fork; its output goes to a file."""
 
-    def __init__(self, flags: list[str], log: Path, before=lambda: None):
+    def __init__(self, flags: list[str], log: Path, before=lambda: None, verb=fit):
         self.log, self.started = log, time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -39,7 +39,7 @@ class Child:
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
                 warnings.resetwarnings()  # pytest's own, which make errors of them
                 before()
-                cli.main(fit, flags, under=own_flags)
+                cli.main(verb, flags, under=own_flags)
             except SystemExit as leaving:
                 code = leaving.code
             except BaseException:
