@@ -33,6 +33,7 @@ class Prefixes(NamedTuple):
 
     prefixes: Tensor  # int32 [texts + 1], from 0 to the end of the last prefix
     branches: Tensor  # int32 [texts + 1], the same of the branches of each prefix, counted from the end of the prefixes
+    in_prefixes: int  # tokens of all prefixes
     longest_prefix: int  # tokens
     longest_branches: int  # tokens of all branches of one prefix
 
@@ -57,7 +58,7 @@ def shared_prefix_attention(
 
     Returns [tokens, heads, dim].
     """
-    first = int(shared.prefixes[-1])
+    first = shared.in_prefixes
     window = window if window is not None and window < longest else 0
     y, logsumexp = torch.ops.maple.packed_attention(q, k, v, boundaries, scale, longest, window)
     if first == len(q):
@@ -65,8 +66,9 @@ def shared_prefix_attention(
     of_prefix, logsumexp_of_prefix = _see_prefixes(q[first:], k[:first], v[:first], shared, scale)
     own = logsumexp[:, first:]
     whole = torch.logaddexp(own, logsumexp_of_prefix)
-    weights = [(part - whole).exp().T[..., None].to(y.dtype) for part in (own, logsumexp_of_prefix)]
-    return torch.cat([y[:first], weights[0] * y[first:] + weights[1] * of_prefix])
+    weights = [(part - whole).exp().T[..., None] for part in (own, logsumexp_of_prefix)]
+    merged = weights[0] * y[first:] + weights[1] * of_prefix  # in float32, where the logarithms are, and rounded once
+    return torch.cat([y[:first], merged.to(y.dtype)])
 
 
 def _see_prefixes(q: Tensor, k: Tensor, v: Tensor, shared: Prefixes, scale: float) -> tuple[Tensor, Tensor]:

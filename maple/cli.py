@@ -138,7 +138,8 @@ def build_parser(function: Callable) -> ArgumentParser:
         parser_mode="flat-yaml",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these flags; flags win over it")
-    helps = dict(re.findall(r"^ *(\w+): (.+)$", inspect.getdoc(function), flags=re.MULTILINE))
+    lines = re.findall(r"^(\w+): (.+(?:\n +.+)*)", inspect.getdoc(function), flags=re.MULTILINE)
+    helps = {name: " ".join(text.split()) for name, text in lines}
     types = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         given = parameter.default is not inspect.Parameter.empty

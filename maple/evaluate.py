@@ -38,7 +38,7 @@ def evaluate(
     max_tokens: int | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
-    judge_style: Literal["alpaca_eval_gpt4", "weighted_alpaca_eval_gpt4_turbo"] = "alpaca_eval_gpt4",
+    judge_style: Literal["alpaca_eval_gpt4", "weighted_alpaca_eval_gpt4_turbo"] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     device: Device = "auto",
@@ -58,7 +58,7 @@ def evaluate(
     limit: score the first so many examples of each task and language
     out: folder of the run; by default a fresh numbered one under runs/
     setting: how a task is asked: harness (as lm-evaluation-harness), mega (as MEGA), tiny (the embedded world's way);
-        by default the first that the task has
+        by default the first that the task has; alpaca_eval has one of its own
     template: prompt format around each prompt; by default what the adapter or merged model was trained with, plain for
         any other model
     shots: few-shot examples before each prompt, but in alpaca_eval; by default what the setting has
@@ -66,7 +66,7 @@ def evaluate(
     judge: of alpaca_eval: longest, an annotations.json, or the URL of an OpenAI-compatible server; by default the
         answers are written and not judged, but in the embedded world, which knows the right ones
     judge_model: name of the model that such a server has
-    judge_style: how it is asked: as AlpacaEval 1 or as AlpacaEval 2, which needs a server that gives log-probabilities
+    judge_style: how it is asked: by default as AlpacaEval 1; as AlpacaEval 2 it needs a server with log-probabilities
     batch_size: examples at once
     seed: of the choice of few-shot examples
     device: auto takes a GPU where there is one

@@ -53,13 +53,10 @@ def launch(arguments: dict, verb: str, doing: str) -> None:
         )
         try:
             elastic_launch(config, sys.executable)("-m", verb, *_flags(arguments | {"out": str(out)}))
-            failures = {}
         except SignalException as stopped:
             raise KeyboardInterrupt if stopped.sigval == signal.SIGINT else SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
-            failures = failed.failures
-    if failures:
-        _end_as(failures, arguments["devices"], how_to_resume(out, verb))
+            _end_as(failed.failures, arguments["devices"], how_to_resume(out, verb))
 
 
 @contextlib.contextmanager

@@ -153,7 +153,11 @@ def _hidden_states(model: PreTrainedModel, rows: list[Row]) -> Tensor:
         position_ids=positions,
         attention_mask=_ends(model.device, [len(sample) for _, sample in samples])[None, None, None],
         shared=kernels.Prefixes(
-            _ends(model.device, of_prefixes), _ends(model.device, of_branches), max(of_prefixes), max(of_branches)
+            _ends(model.device, of_prefixes),
+            _ends(model.device, of_branches),
+            sum(of_prefixes),
+            max(of_prefixes),
+            max(of_branches),
         ),
         use_cache=False,
     ).last_hidden_state[0]
@@ -184,14 +188,23 @@ def _targets(rows: list[Row]) -> tuple[list[int], list[int], list[int]]:
     return targets, places, counts
 
 
+def _logits(head: torch.nn.Module, hidden: Tensor) -> Tensor:
+    """In float32, also where the model computes in 16 bits: rounded to those, the best of four letters tie (5 of 200)."""
+    if hidden.dtype not in (torch.bfloat16, torch.float16):
+        return head(hidden)
+    weight, bias = head.packed, 0 if head.bias is None else head.bias.float()
+    if hidden.device.type == "cuda":
+        return torch.mm(hidden, weight.to(hidden.dtype).T, out_dtype=torch.float32) + bias
+    return hidden.float() @ weight.float().T + bias
+
+
 def _of_tokens(model: PreTrainedModel, hidden: Tensor, places: list[int], targets: list[int]) -> tuple[Tensor, Tensor]:
     """(log-probability of each target, whether it is the likeliest), CHUNK rows of logits at a time, on the CPU."""
     head, log_probabilities, likeliest = model.get_output_embeddings(), [], []
     places = torch.tensor(places, device=hidden.device)
     targets = torch.tensor(targets, device=hidden.device)
     for place, target in zip(places.split(CHUNK), targets.split(CHUNK), strict=True):
-        logits = head(hidden[place])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = _logits(head, hidden[place])
         log_probabilities.append(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(1))
         likeliest.append(logits.argmax(1) == target)
     return torch.cat(log_probabilities).double().cpu(), torch.cat(likeliest).cpu()

@@ -64,6 +64,14 @@ def _languages(task: Task, asked: Sequence[str] | None, data_dir: str | None, na
     return there
 
 
+def check_files(task: Task, languages: Sequence[str], split: str, data_dir: str | None) -> None:
+    """Raise InputError where the folder lacks the file of a split in one of the languages."""
+    if data_dir not in (None, tiny.NAME):
+        for code in languages:
+            if _find_file(task, code, split, data_dir) is None:
+                raise InputError(_not_there(task, code, split, data_dir))
+
+
 def _no_file(tasks: Sequence[Task]) -> str:
     names = ", ".join(f"{task.name}/<language>.{task.split}.jsonl" for task in tasks)
     return f"the folder has no {names}; without --data-dir the hub's are read"
@@ -89,7 +97,7 @@ def read_examples(
         task.check(row, where)
         examples.append(Example(row, language, where))
     if not examples:
-        raise InputError(f"{origin}: the file holds no example")
+        raise InputError(f"{origin.partition(' sha256:')[0]}: the file holds no example")
     return examples[:limit], origin
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from maple import tasks, tiny
 from maple.errors import InputError, nearest
-from maple.evaluation.data import check_data
+from maple.evaluation.data import check_data, check_files
 from maple.evaluation.task import Setting, Task
 from maple.judging.judges import Judge, choose_judge
 from maple.tiny import tasks as tiny_tasks
@@ -46,14 +46,23 @@ def make_plan(arguments: dict) -> Plan:
     asked = None if arguments["languages"] is None else _listed("--languages", arguments["languages"])
     languages = check_data(chosen, asked, data_dir, named)
     parts = [Part(task, *_setting(task, arguments), languages[task.name]) for task in chosen if languages[task.name]]
+    if arguments["setting"] is not None and all(part.name != arguments["setting"] for part in parts):
+        known = {name for part in parts for name in part.task.settings}
+        raise InputError(f"--setting {arguments['setting']}: no task has it{nearest(arguments['setting'], known)}")
+    for part in parts:
+        if part.setting.shots and part.task.shots_split is not None:
+            check_files(part.task, part.languages, part.task.shots_split, data_dir)
+    parts.sort(key=lambda part: part.task.judged)  # at the end: of several devices the others wait for the judge
     return Plan(parts, data_dir, _judge(arguments, any(part.task.judged for part in parts), data_dir))
 
 
 def _judge(arguments: dict, needed: bool, data_dir: str | None) -> Judge | None:
     """Raises InputError for a judge that is not there, or that has nothing to judge."""
     if arguments["judge"] is None:
-        if arguments["judge_model"]:
-            raise InputError(f"--judge-model {arguments['judge_model']} belongs to a --judge that is a URL")
+        for name in ("judge_model", "judge_style"):
+            if arguments[name]:
+                flag = f"--{name.replace('_', '-')} {arguments[name]}"
+                raise InputError(f"{flag} belongs to a --judge that is a URL")
         return TruthJudge() if data_dir == tiny.NAME else None
     if not needed:
         raise InputError(f"--judge {arguments['judge']}: none of the tasks is judged; alpaca_eval is")
@@ -71,7 +80,9 @@ def _listed(flag: str, text: str) -> list[str]:
 
 def _setting(task: Task, arguments: dict) -> tuple[str, Setting]:
     """(its name, it) with --shots and --max-tokens in it."""
-    name = arguments["setting"] or next(iter(task.settings))
+    name = arguments["setting"]
+    if name is None or len(task.settings) == 1:  # alpaca_eval is asked in one way only
+        name = next(iter(task.settings))
     if name not in task.settings:
         raise InputError(f"--setting {name}: {task.name} has none of that name{nearest(name, task.settings)}")
     setting = task.settings[name]

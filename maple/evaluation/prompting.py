@@ -56,8 +56,6 @@ class Prompter:
     ):
         self.setting, self.template, self.tokenizer = setting, template, tokenizer
         self.window, self.rows = config.max_position_embeddings, config.vocab_size
-        # Between a prompt and its answer: training puts nothing behind its template.
-        self.delimiter = setting.delimiter if template == "plain" else ""
         if setting.max_new_tokens >= self.window:
             raise InputError(
                 f"--tasks {task}: an answer of {setting.max_new_tokens} tokens alone does not fit the model's window "
@@ -75,7 +73,11 @@ class Prompter:
             del shots[0]
 
     def text(self, asked: Choice | Question, shots: Sequence[Choice | Question]) -> str:
-        """All that stands before the answer."""
+        """All that stands before the answer.
+
+        Nothing, also under a template, where choices are whole texts, as the harness's of XNLI are: there is no
+        instruction that a template could hold.
+        """
         setting, turns = self.setting, []
         for shot in shots:
             turns += [_context(shot), shot.target]
@@ -83,6 +85,8 @@ class Prompter:
         if self.template != "chat":
             answered = (f"{question}{setting.delimiter}{answer}" for question, answer in _pairs(turns))
             turns = ["".join(f"{text}{setting.between}" for text in answered) + turns[-1]]
+        if not any(turns):
+            return ""
         if setting.instruction:
             turns[0] = f"{setting.instruction}{setting.between}{turns[0]}"
         return prompt_text(self.template, turns, self.tokenizer)
@@ -92,7 +96,9 @@ class Prompter:
             context, continuations = self._ids(prompt)[0], []
             room = [self.window - self.setting.max_new_tokens]
         else:
-            context, continuations = self._pairs(prompt, [self.delimiter + choice for choice in asked.choices])
+            # training puts nothing between its template and an answer
+            delimiter = self.setting.delimiter if self.template == "plain" or not prompt else ""
+            context, continuations = self._pairs(prompt, [delimiter + choice for choice in asked.choices])
             # the last token is predicted and not read
             room = [self.window + 1 - len(ids) for ids in continuations]
         if min(room) < 1:

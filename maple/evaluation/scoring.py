@@ -68,6 +68,7 @@ def score(
         enable_model_summary=False,
     )
     trainer.test(module, DataLoader(mine, batch_size=None), verbose=False)
+    module.decoder = None  # Lightning keeps the module for a while, and its cache would take the room of the next one
     estimates = module.metric.compute() if module.metric is not None else {}
     answers = [answer for part in devices.together(module.answers) for answer in part]
     return estimates, sorted(answers, key=lambda answer: answer.number)
@@ -131,8 +132,11 @@ class Scoring(LightningModule):
             text = self.tokenizer.decode(ids, skip_special_tokens=True)
             for stop in self.setting.stop:
                 text = text.split(stop)[0]
-            scores = self.metric.score(self.setting.clean(text), request.asked.answers) if self.metric else {}
-            answers.append(Answer(request.number, text, [], scores))
+            if self.metric is None:  # a judge sees the answer alone, without the blank that a template leaves
+                answers.append(Answer(request.number, self.setting.clean(text), [], {}))
+            else:
+                scores = self.metric.score(self.setting.clean(text), request.asked.answers)
+                answers.append(Answer(request.number, text, [], scores))
         return answers
 
     def stopped(self, ids: list[int]) -> bool:

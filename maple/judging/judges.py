@@ -72,7 +72,7 @@ class RecordedJudge:
         )
 
 
-def choose_judge(text: str, model: str | None = None, style: str = RANKING.name) -> Judge:
+def choose_judge(text: str, model: str | None = None, style: str | None = None) -> Judge:
     """The judge that a flag names: longest, an annotations.json, or the URL of a server with its model."""
     if "://" in text:
         from maple.judging.endpoint import EndpointJudge, checked_url
@@ -80,11 +80,13 @@ def choose_judge(text: str, model: str | None = None, style: str = RANKING.name)
         url = checked_url(text)
         if not model:
             raise InputError(f"--judge {url} needs --judge-model, the name of the model that judges")
+        style = style or RANKING.name
         if style not in STYLES:
             raise InputError(f"a judge is not asked in the style {style!r}{nearest(style, STYLES)}")
         return EndpointJudge(url, model, style=STYLES[style])
-    if model:
-        raise InputError(f"--judge-model {model} belongs to a --judge that is a URL")
+    for flag, value in (("--judge-model", model), ("--judge-style", style)):
+        if value:
+            raise InputError(f"{flag} {value} belongs to a --judge that is a URL")
     if text == LongestJudge.name:
         return LongestJudge()
     path = os.path.expanduser(text)

@@ -27,18 +27,11 @@ def _argmax(values: list[float]) -> int:
 class LabelAccuracy(ExampleMetric):
     """Whether a generated answer is the gold label: MEGA's rule, which forgives blanks around it and nothing else.
 
-    A trailing full stop or another case is a wrong answer. `prefix=True` is what MEGA does when it runs in parallel: an
-    answer may go on after the label.
+    A trailing full stop or another case is a wrong answer.
     """
 
     names = ("acc",)
 
-    def __init__(self, prefix: bool = False):
-        super().__init__()
-        self.prefix = prefix
-
     def score(self, output: str, labels: list[str]) -> dict[str, float]:
         """`output` is what was generated, `labels` what would each be right: usually one."""
-        answer = output.strip()
-        matches = answer.startswith if self.prefix else answer.__eq__
-        return {"acc": float(any(map(matches, labels)))}
+        return {"acc": float(output.strip() in labels)}

@@ -25,7 +25,7 @@ def packed(texts):
     prefixes, branches = [prefix for prefix, _ in texts], [sum(some) for _, some in texts]
     positions = [i for prefix in prefixes for i in range(prefix)]
     positions += [prefix + i for prefix, some in texts for n in some for i in range(n)]
-    shared = kernels.Prefixes(ends(prefixes), ends(branches), max(prefixes), max(branches))
+    shared = kernels.Prefixes(ends(prefixes), ends(branches), sum(prefixes), max(prefixes), max(branches))
     return owners, positions, ends(lengths), shared, max(lengths)
 
 
