@@ -19,9 +19,16 @@ from maple.errors import InputError, shown
 from maple.evaluation.prompting import Request
 from maple.evaluation.scoring import Answer
 from maple.evaluation.task import Choice
+from maple.jsonfile import read_array
 from maple.metrics.example import Estimate
 
 SCORES, PREDICTIONS = "scores.json", "predictions"
+KINDS = {  # of what stands in a row of scores.json
+    **dict.fromkeys(("task", "language", "metric"), str),
+    **dict.fromkeys(("value", "stderr"), int | float | None),
+    "n": int,
+    "settings": dict,
+}
 FOUND = "prompts_sha256"  # the one setting that is known only when the prompts are made
 
 
@@ -91,9 +98,11 @@ def _read(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        if not all({"task", "language", "metric", "value", "settings"} <= row.keys() for row in rows):
-            raise ValueError("a row lacks its task, language, metric, value or settings")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: not the scores of an evaluation ({error}); delete it to score again") from error
+        rows = read_array(path)
+        for number, row in enumerate(rows, start=1):
+            for name, kind in KINDS.items():
+                if not isinstance(row, dict) or not isinstance(row.get(name, ...), kind):
+                    raise InputError(f"{path}: not the scores of an evaluation ({name!r} of row {number})")
+    except InputError as error:
+        raise InputError(f"{error}; delete it to score again") from error
     return rows

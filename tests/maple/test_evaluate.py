@@ -358,14 +358,28 @@ def test_a_resume_with_other_settings_is_refused(small, tmp_path, capsys, flags,
     assert words in capsys.readouterr().err and content(run) == content(small)
 
 
-@pytest.mark.parametrize("damage", ["{", "[1]", '[{"task": "xnli"}]', "\x00", '{"task": 1}', "[[]]", "null", "1"])
-def test_damaged_scores_are_named(small, tmp_path, capsys, damage):
+ROW = {"task": "xnli", "language": "en", "metric": "acc", "value": 0.5, "stderr": None, "n": 1, "settings": {}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("{", "not JSON"),
+        ("\x00", "not JSON"),
+        ("[" * 100_000, "nested too deep"),
+        ("null", "not a JSON array"),
+        ("[[]]", "not the scores of an evaluation ('task' of row 1)"),
+        *((json.dumps([ROW, ROW | {name: [1]}]), f"({name!r} of row 2)") for name in ROW),
+        *((json.dumps([{n: v for n, v in ROW.items() if n != name}]), f"({name!r} of row 1)") for name in ROW),
+    ],
+)
+def test_damaged_scores_are_named(small, tmp_path, capsys, damage, words):
     run = copied(small, tmp_path)
     (run / "scores.json").write_text(damage)
     assert command("--resume", "--out", run) == 2
     said = capsys.readouterr().err
-    assert f"{run}/scores.json: not the scores of an evaluation" in said and "Traceback" not in said
-    assert "delete it to score again" in said and (run / "scores.json").read_text() == damage
+    assert said.startswith(f"error: {run}/scores.json: ") and words in said
+    assert said.endswith("; delete it to score again\n") and (run / "scores.json").read_text() == damage
 
 
 def test_data_that_changed_since_is_named(at, capsys):
