@@ -9,13 +9,15 @@ killed goes on behind it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from maple.data.records import lines, parse
 from maple.durable import replace_file
-from maple.errors import InputError, shown
+from maple.errors import InputError, readable, shown
 from maple.evaluation.prompting import Request
 from maple.evaluation.scoring import Answer
 from maple.evaluation.task import Choice
@@ -30,6 +32,8 @@ KINDS = {  # of what stands in a row of scores.json
     "settings": dict,
 }
 FOUND = "prompts_sha256"  # the one setting that is known only when the prompts are made
+# What a run may go on without: scores do not depend on the batch size, and the adapter has a hash beside its path.
+FREE = (FOUND, "batch_size", "adapter")
 
 
 class Results:
@@ -51,8 +55,9 @@ class Results:
         rows = self.of(task, language)
         if not rows or not self.path(task, language).is_file():
             return False
-        before = {name: value for name, value in rows[0]["settings"].items() if name != FOUND}
-        if other := sorted(name for name in before.keys() | settings if before.get(name) != settings.get(name)):
+        before = rows[0]["settings"]
+        names = (before.keys() | settings) - {*FREE}
+        if other := sorted(name for name in names if before.get(name) != settings.get(name)):
             raise InputError(
                 f"--resume: {task} in {language} was scored with "
                 + ", ".join(f"{name} {shown(before.get(name))} and not {shown(settings.get(name))}" for name in other)
@@ -74,8 +79,7 @@ class Results:
         answers: Sequence[Answer],
     ) -> None:
         """Write the predictions of a task and language, then its scores."""
-        lines = [_prediction(request, answer) for request, answer in zip(requests, answers, strict=True)]
-        replace_file(self.path(task, language), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self.write(task, language, requests, answers, settings)
         self.rows = [row for row in self.rows if (row["task"], row["language"]) != (task, language)]
         for metric, estimate in estimates.items():
             # JSON has no NaN, which is what a mean of nothing is
@@ -83,6 +87,32 @@ class Results:
             found = {"value": value, "stderr": estimate.stderr, "n": estimate.n}
             self.rows.append({"task": task, "language": language, "metric": metric, **found, "settings": settings})
         replace_file(self.out / SCORES, json.dumps(self.rows, indent=1, ensure_ascii=False) + "\n")
+
+    def write(
+        self, task: str, language: str, requests: Sequence[Request], answers: Sequence[Answer], settings: dict
+    ) -> None:
+        """Write the predictions of a task and language alone."""
+        asked = _asked(settings)
+        lines = [_prediction(*one) | {"asked_sha256": asked} for one in zip(requests, answers, strict=True)]
+        replace_file(self.path(task, language), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def kept(self, task: str, language: str, requests: Sequence[Request], settings: dict) -> list[Answer] | None:
+        """The answers that an earlier start wrote for its judge, if they were asked for alike; else None."""
+        path = self.path(task, language)
+        if not path.is_file():
+            return None
+        with readable(path), path.open("rb") as file:
+            rows = [parse(line, f"{path}:{number}") for number, line in enumerate(lines(file, str(path)), start=1)]
+        expected = [(request.digest, _asked(settings)) for request in requests]
+        if [(row.get("prompt_sha256"), row.get("asked_sha256")) for row in rows] != expected:
+            return None
+        return [Answer(request.number, row["output"], [], {}) for request, row in zip(requests, rows, strict=True)]
+
+
+def _asked(settings: dict) -> str:
+    """SHA-256 of all that answers depend on beside their prompts: not of who judges them."""
+    kept = {name: value for name, value in settings.items() if name not in (*FREE, "judge")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _prediction(request: Request, answer: Answer) -> dict:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from maple import ranks
@@ -24,6 +25,7 @@ from maple.evaluation.results import FOUND, Results
 from maple.evaluation.scoring import score
 from maple.evaluation.task import Choice, Example, Question
 from maple.evaluation.view import View
+from maple.hub import commit_of
 from maple.jsonfile import read_object
 from maple.loading import loading
 from maple.metrics.example import Estimate
@@ -31,10 +33,11 @@ from maple.model import check_config, load_model, read_config
 from maple.origin import CONFIG as ADAPTER_CONFIG
 from maple.origin import WEIGHTS, find_origin
 from maple.outputs import CONFIG, write_config
+from maple.shards import Shards
 from maple.tokenizer import load_tokenizer
 
 # Of the settings of a score those that the paper does not publish: they are this project's choice.
-OURS = ("setting", "template", "shots", "max_new_tokens", "decoding", "split", "limit")
+OURS = ("setting", "template", "shots", "max_new_tokens", "decoding", "split")
 MEASURED = 500  # examples a language whose own text is tokenised to count tokens per character
 
 
@@ -45,8 +48,9 @@ class Unit:
     part: Part
     language: str
     examples: list[Example]
-    pool: list[Example]  # that few-shot examples are drawn from
-    data: str  # which file they are from
+    drawn: list[Example]  # few-shot examples, and one in reserve for an example that is among them
+    data: str  # which file the examples are from
+    shots_data: str | None  # and the few-shot ones
 
 
 class Run:
@@ -66,10 +70,8 @@ class Run:
         left = [
             unit for unit in units if not self.results.has(unit.part.task.name, unit.language, self.settings_of(unit))
         ]
-        for unit in left:
-            self.requests(
-                unit
-            )  # what does not fit the window is told now; to keep them takes 124 MiB a language of XNLI
+        for unit in left:  # what does not fit the window is told now; kept, they would take 124 MiB a language of XNLI
+            self.requests(unit)
         if left:
             self.load()
             if ranks.is_first():
@@ -91,14 +93,20 @@ class Run:
         self.prompters = {part.task.name: self.prompter(part) for part in self.plan.parts}
         self.common = {
             **{name: arguments[name] for name in ("model", "adapter", "bits", "template", "batch_size", "seed")},
-            "revision": self.origin.revision,
+            **self.of_base(),
             "trained_bits": self.origin.bits,
             **self.of_adapter(),
             "limit": arguments["limit"],
             "precision": str(self.dtype).removeprefix("torch."),
             "decoding": "greedy",
             "ours": list(OURS),
+            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         }
+
+    def of_base(self) -> dict:
+        """Which base it is: of a hub id the commit, of a folder a hash of its tensors' beginnings."""
+        commit = commit_of(self.origin.model, self.origin.folder)
+        return {"revision": commit, "fingerprint": None if commit else Shards(self.origin.folder).fingerprint()}
 
     def of_adapter(self) -> dict:
         """Which adapter it is, whatever its folder is called."""
@@ -120,12 +128,14 @@ class Run:
         if part.setting.metric:
             part.setting.metric(language)  # a package that it lacks is told now
         examples, data = read_examples(task, language, task.split, data_dir)
-        pool = []
+        drawn, shots_data = [], None
         if part.setting.shots:
-            pool = examples
+            pool, shots_data = examples, data
             if task.shots_split is not None:
-                pool, _ = read_examples(task, language, task.shots_split, data_dir)
-        return Unit(part, language, examples[: self.arguments["limit"]], pool, data)
+                pool, shots_data = read_examples(task, language, task.shots_split, data_dir)
+            rng = random.Random(f"{self.arguments['seed']} {task.name} {language}")
+            drawn = rng.sample(pool, min(part.setting.shots + 1, len(pool)))
+        return Unit(part, language, examples[: self.arguments["limit"]], drawn, data, shots_data)
 
     def settings_of(self, unit: Unit) -> dict:
         """All that its scores depend on."""
@@ -137,6 +147,7 @@ class Run:
             "max_new_tokens": setting.max_new_tokens,
             "split": unit.part.task.split,
             "data": unit.data,
+            "shots_data": unit.shots_data,
             **({"judge": self.plan.judge and self.plan.judge.name} if unit.part.task.judged else {}),
         }
 
@@ -155,12 +166,14 @@ class Run:
         task, language, setting = unit.part.task, unit.language, unit.part.setting
         start = time.perf_counter()
         self.view.begin(task.name, language)
-        requests = self.requests(unit)
-        estimates, answers = score(
-            self.model, self.tokenizer, setting, language, requests, self.arguments["batch_size"], self.view.advance
-        )
-        settings = self.settings_of(unit)
+        requests, settings = self.requests(unit), self.settings_of(unit)
+        estimates, answers = {}, self.results.kept(task.name, language, requests, settings) if task.judged else None
+        if answers is None:
+            estimates, answers = score(
+                self.model, self.tokenizer, setting, language, requests, self.arguments["batch_size"], self.view.advance
+            )
         if task.judged and ranks.is_first():  # the others have no part in it
+            self.results.write(task.name, language, requests, answers, settings)  # should the judge fail
             estimates, answers = judged(
                 self.plan.judge,
                 self.generator(),
@@ -185,18 +198,12 @@ class Run:
     def requests(self, unit: Unit) -> list[Request]:
         """What the model is given, in the order of the data."""
         prompter, setting = self.prompters[unit.part.task.name], unit.part.setting
-        drawn = self.draw(unit)
         return [
             prompter.request(
-                number, example, [setting.ask(shot) for shot in drawn if shot is not example][: setting.shots]
+                number, example, [setting.ask(shot) for shot in unit.drawn if shot is not example][: setting.shots]
             )
             for number, example in enumerate(unit.examples)
         ]
-
-    def draw(self, unit: Unit) -> list[Example]:
-        """The few-shot examples of a language, and one in reserve for an example that is among them."""
-        rng = random.Random(f"{self.arguments['seed']} {unit.part.task.name} {unit.language}")
-        return rng.sample(unit.pool, min(unit.part.setting.shots + 1, len(unit.pool)))
 
     def counted(self, requests: Sequence[Request]) -> dict[str, Estimate]:
         """What the model's tokenizer and window made of the language."""

@@ -80,8 +80,8 @@ class EndpointJudge:
                 # Nothing at that place has ever answered: the URL is wrong more likely than a server busy.
                 if tried >= (failure.tries if self._answered else BRIEF):
                     raise InputError(
-                        f"{self.url}: {self._hidden(str(failure))}, {tried} times; verdicts so far are kept, so the "
-                        "same command goes on from there once the server answers"
+                        f"{self.url}: {self._hidden(str(failure))}, {tried} times; verdicts so far are kept: "
+                        "once the server answers, the same run goes on from there with --resume"
                     ) from None  # the cause, too, may quote the server
                 self._pause.extend(tried, failure.wait)
 
