@@ -197,7 +197,7 @@ LIGHT = """
 import sys
 from maple.errors import InputError
 from maple.judging.judges import choose_judge
-import maple.judging.endpoint, maple.judging.length_controlled
+import maple.judging.endpoint
 
 for text, model in (("nothing", None), ("http://host", None), ("http://host", "m"), ("longest", None)):
     try:
