@@ -91,7 +91,7 @@ UNTORCHED = [
     (f"{ON_DATA} xnli --languages en,en", "--languages en,en: en is there twice"),
     (f"{ON_DATA} xnli --languages eng", "--languages: xnli has no 'eng'; did you mean 'en'?"),
     (f"{ON_DATA} xnli --languages qq", "--languages: xnli has no 'qq'; known: ar, bg"),
-    (f"{ON_DATA} xnli --setting meta", "--setting meta: no task has it; did you mean 'mega'?"),
+    (f"{ON_DATA} xnli --setting meta", "--setting meta: xnli has none of that name; did you mean 'mega'?"),
     ("--model tiny --setting mega", "--setting mega: no task has it; known: tiny"),
     (f"{ON_DATA} xnli --template llama", "--template is llama, expected one of"),
     (f"{ON_DATA} xnli --limit 0", "--limit is 0, must be at least 1"),
