@@ -14,7 +14,6 @@ from maple import ranks
 from maple.adapter import load_adapter
 from maple.data.prompts import check_template
 from maple.device import choose_device
-from maple.devices import first_then_others
 from maple.display import Screen
 from maple.durable import file_sha256
 from maple.evaluation.data import read_examples
@@ -65,8 +64,8 @@ class Run:
         """Read the data, load the model, and score; what is finished is written at once."""
         self.results = Results(self.out)
         self.read_model()
-        with first_then_others():  # what it downloads the others find
-            units = [self.read(part, language) for part in self.plan.parts for language in part.languages]
+        # Of several processes each reads: what is wrong each finds by itself, and a download locks its file.
+        units = [self.read(part, language) for part in self.plan.parts for language in part.languages]
         left = [
             unit for unit in units if not self.results.has(unit.part.task.name, unit.language, self.settings_of(unit))
         ]

@@ -93,6 +93,9 @@ UNTORCHED = [
     (f"{ON_DATA} xnli --languages qq", "--languages: xnli has no 'qq'; known: ar, bg"),
     (f"{ON_DATA} xnli --setting meta", "--setting meta: xnli has none of that name; did you mean 'mega'?"),
     ("--model tiny --setting mega", "--setting mega: no task has it; known: tiny"),
+    (f"{ON_DATA} xnli --setting mega", "there is no DATA/xnli/en.validation.jsonl; without --data-dir"),
+    (f"{ON_DATA} xnli --shots 1", "there is no DATA/xnli/en.validation.jsonl"),
+    (f"{ON_DATA} xnli --judge-style alpaca_eval_gpt4", "--judge-style alpaca_eval_gpt4 belongs to a --judge that is a"),
     (f"{ON_DATA} xnli --template llama", "--template is llama, expected one of"),
     (f"{ON_DATA} xnli --limit 0", "--limit is 0, must be at least 1"),
     (f"{ON_DATA} xnli --shots -1 --batch-size 0", "--shots is -1, must be at least 0 and below 2147483648; --batch-s"),
@@ -124,8 +127,6 @@ REFUSED = [
     (occupied, f"{ON_DATA} xnli", "is not empty; give a new folder"),
     (occupied, f"{ON_DATA} xnli --resume", "holds no run, so there is nothing to resume; start one without --resume"),
     (empty_folder, f"{ON_DATA} xnli --languages en --max-tokens 9 --device cuda", "--device cuda"),
-    (None, f"{ON_DATA} xnli --setting mega", "there is no DATA/xnli/en.validation.jsonl; without --data-dir"),
-    (None, f"{ON_DATA} xnli --shots 1", "there is no DATA/xnli/en.validation.jsonl"),
     (rows("xnli/en.test.jsonl", {"premise": "P", "label": 0}), f"{ON_DATA} xnli", f"{XNLI_FILE}:1: the field 'hypo"),
     (rows("xnli/en.test.jsonl", XNLI, XNLI | {"label": 3}), f"{ON_DATA} xnli", f"{XNLI_FILE}:2: 'label' must be one"),
     (rows("xnli/en.test.jsonl", XNLI, XNLI | {"label": 3}), f"{ON_DATA} xnli --limit 1", f"{XNLI_FILE}:2: 'label'"),
@@ -225,7 +226,7 @@ SMALL = {"model": "tiny", "tasks": "xnli,xquad", "languages": "en,it", "limit": 
 SETTINGS = {
     *("model", "adapter", "bits", "template", "batch_size", "seed", "revision", "trained_bits", "rank"),
     *("adapter_sha256", "limit", "precision", "decoding", "ours", "setting", "source", "shots", "max_new_tokens"),
-    *("split", "data", "prompts_sha256"),
+    *("split", "data", "shots_data", "prompts_sha256", "fingerprint", "versions"),
 }
 
 
@@ -264,7 +265,7 @@ def test_the_lines_of_the_predictions(small, name):
     lines, (task, language) = predictions(small, name), name.split(".")
     assert [line["number"] for line in lines] == list(range(10))
     chosen = {"choices", "log_likelihoods"} if task == "xnli" else {"answers"}
-    always = {"number", "prompt", "output", "target", "score", "shots", "cut", "prompt_sha256"}
+    always = {"number", "prompt", "output", "target", "score", "shots", "cut", "prompt_sha256", "asked_sha256"}
     assert all(line.keys() == always | chosen for line in lines)
     metric = "acc" if task == "xnli" else "f1"
     mean = sum(line["score"][metric] for line in lines) / len(lines)
@@ -347,7 +348,7 @@ def test_a_prediction_file_that_is_gone_is_made_again(small, tmp_path):
         ("--limit 9", "--resume: xnli in en was scored with limit 10 and not 9; go on with the same, or give another"),
         ("--bits 4", "xnli in en was scored with bits 16 and not 4"),
         ("--shots 1", "was scored with shots 0 and not 1"),
-        ("--seed 1 --batch-size 2", "was scored with batch_size 32 and not 2, seed 0 and not 1"),
+        ("--seed 1 --batch-size 2", "was scored with seed 0 and not 1; go on"),
         ("--template alpaca", "was scored with template 'plain' and not 'alpaca'"),
         ("--max-tokens 3", "xquad in en was scored with max_new_tokens 20 and not 3"),
     ],

@@ -157,7 +157,7 @@ def test_an_empty_file(tmp_path, content):
     path = write(tmp_path, "xnli/de.test.jsonl", content)
     with pytest.raises(InputError) as error:
         read_examples(XNLI, "de", "test", str(tmp_path))
-    assert str(error.value).startswith(f"{path} sha256:") and str(error.value).endswith(": the file holds no example")
+    assert str(error.value) == f"{path}: the file holds no example"
 
 
 def test_few_shot_examples_that_a_folder_lacks(tmp_path):

@@ -39,7 +39,8 @@ def test_the_embedded_model_is_asked_its_own_tasks_in_all_languages():
 
 def test_another_model_is_asked_the_published_tasks():
     found = plan(model="a/b")
-    assert found.data_dir is None and found.judge is None and list(languages(found)) == SEVEN == tasks.names()
+    assert found.data_dir is None and found.judge is None and sorted(languages(found)) == SEVEN == tasks.names()
+    assert list(languages(found))[-1] == "alpaca_eval", "what is judged comes last"
     assert [part.name for part in found.parts] == [next(iter(part.task.settings)) for part in found.parts]
     assert plan(model="a/b", data_dir="tiny").judge.name == "tiny-truth"
 
@@ -69,6 +70,13 @@ def test_numbers_go_where_they_mean_something():
     own = {part.task.name: part.setting for part in plan(model="a/b", tasks="xnli", setting="mega").parts}
     assert (own["xnli"].shots, own["xnli"].max_new_tokens) == (4, 20)
     assert tasks.find("xnli").settings["mega"].shots == 4, "a task is not changed"
+
+
+def test_a_setting_is_that_of_the_tasks_that_have_a_choice():
+    found = {part.task.name: part.name for part in plan(model="a/b", tasks="alpaca_eval,xnli", setting="mega").parts}
+    assert found == {"xnli": "mega", "alpaca_eval": "alpaca_eval"}
+    with pytest.raises(InputError, match="--setting mega: no task has it; known: alpaca_eval"):
+        plan(model="a/b", tasks="alpaca_eval", setting="mega")
 
 
 def test_a_judge_is_that_of_the_flag(tmp_path):

@@ -49,6 +49,7 @@ def test_rows_and_lines(begun, tmp_path):
     line = json.loads((tmp_path / "predictions/xnli.de.jsonl").read_text(encoding="utf-8"))
     digest = line.pop("prompt_sha256")
     assert len(digest) == 64 and digest != WRITTEN[0].digest, "the choices count"
+    assert len(line.pop("asked_sha256")) == 64
     assert line == {
         **{"number": 0, "prompt": "Wo? »Hier«", "output": "Hier", "target": "Da", "choices": ["Hier", "Da"]},
         **{"log_likelihoods": [-1.5, -2.0], "score": {"acc": 0.0}, "shots": 2, "cut": True},
@@ -110,3 +111,14 @@ def test_other_settings_are_refused(begun, now, words):
 def test_reading_makes_nothing(tmp_path):
     Results(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_wait_for_their_judge_are_kept_if_they_were_asked_for_alike(begun):
+    (asked, answer), settings = WRITTEN, {"judge": "longest", "bits": 4, "batch_size": 32}
+    assert begun.kept("alpaca_eval", "en", [asked], settings) is None
+    begun.write("alpaca_eval", "en", [asked], [answer], settings)
+    assert begun.kept("alpaca_eval", "en", [asked], settings) == [answer]
+    assert begun.kept("alpaca_eval", "en", [asked], settings | {"judge": "another", "batch_size": 1}) == [answer]
+    assert begun.kept("alpaca_eval", "en", [asked], settings | {"bits": 8}) is None
+    assert begun.kept("alpaca_eval", "en", [CHOSEN[0]], settings) is None
+    assert begun.kept("alpaca_eval", "en", [asked, asked], settings) is None
