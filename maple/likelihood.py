@@ -9,7 +9,8 @@ A pass holds the prefixes of several items and then their branches, one behind t
     tokens     prefix 1 | prefix 2 | A A A | B B | C | D D       the last token of a choice has nothing to predict:
     position   0 1 2 3    0 1 2      4 5 6   4 5   3   3 4       it is not read
 
-Read so, stories260k scores XNLI in 0.6 of the time that padded rows with a mask took on a CPU, XCOPA in 0.7.
+On two CPU cores it scores 1.8 times as many items of XNLI and XCOPA a second as lm-evaluation-harness, and 3.3 times as
+many of Belebele (60 M parameters; benchmarks/evaluate.py).
 """
 
 from __future__ import annotations
