@@ -1,4 +1,4 @@
-"""What a model runs on, and what it computes in."""
+"""What a model runs on, what it computes in, and whether there was no room on it."""
 
 import torch
 
@@ -31,3 +31,9 @@ def check_count(device: str, count: int) -> torch.device:
             f"give --devices {there}" + (" or --device cpu" if what == "GPU" else "")
         )
     return chosen
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocator had none left: PyTorch's on a GPU or CPU, CUDA's, cuBLAS', Triton's launch, Python's."""
+    says = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in says)

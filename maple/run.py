@@ -21,7 +21,7 @@ from maple.adapter import adapter_tensors, save_adapter
 from maple.checkpoint import Checkpoint, newest, steps, understood
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
-from maple.device import choose_device
+from maple.device import choose_device, is_out_of_memory
 from maple.devices import OwnSignals
 from maple.display import Display
 from maple.durability import Checkpoints, check_same_run
@@ -268,9 +268,3 @@ class Run:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocator had none left: PyTorch's on a GPU or CPU, CUDA's, cuBLAS', Triton's launch, Python's."""
-    says = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in says)

@@ -13,9 +13,10 @@ from pathlib import Path
 from maple import ranks
 from maple.adapter import load_adapter
 from maple.data.prompts import check_template
-from maple.device import choose_device
+from maple.device import choose_device, is_out_of_memory
 from maple.display import Screen
 from maple.durable import file_sha256
+from maple.errors import InputError, first_line
 from maple.evaluation.data import read_examples
 from maple.evaluation.judged import judged
 from maple.evaluation.plan import Part, Plan
@@ -61,6 +62,22 @@ class Run:
         self.view = View(Screen(highlight=False, quiet=not ranks.is_first()))
 
     def go(self) -> None:
+        """Do all of it. Raises InputError for whatever is wrong with model, data, settings or memory."""
+        reason = ""
+        try:
+            self.work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+        if reason:  # out here the error is gone, and with it the tensors that its stack held
+            size = self.arguments["batch_size"]
+            raise InputError(
+                f"out of memory ({reason}); what is scored is kept: go on with --resume and a smaller --batch-size "
+                f"than {size}"
+            )
+
+    def work(self) -> None:
         """Read the data, load the model, and score; what is finished is written at once."""
         self.results = Results(self.out)
         self.read_model()

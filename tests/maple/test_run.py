@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maple.run import is_out_of_memory
+from maple.device import is_out_of_memory
 
 
 @pytest.mark.parametrize(

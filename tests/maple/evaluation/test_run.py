@@ -5,6 +5,7 @@ from itertools import chain
 from statistics import fmean
 
 import pytest
+import torch
 
 from maple import cli
 from maple.errors import InputError, InputWarning
@@ -305,3 +306,22 @@ def test_what_is_wrong_is_said_by_one_of_two(tmp_path, stories):
     assert forks.wait() == [2, 2] and "Traceback" not in forks.said(), forks.said()
     assert forks.said().count("en.validation.jsonl:2: not an object") == 1
     assert not (tmp_path / "run").exists() or not files(tmp_path / "run")
+
+
+def test_no_room_is_one_sentence_and_a_smaller_batch_goes_on(tmp_path, monkeypatch):
+    from maple.evaluation import run as module
+
+    asked, real = {"model": "tiny", "tasks": "xnli", "languages": "en,it", "limit": 4}, module.score
+
+    def full(model, tokenizer, setting, language, requests, batch_size, advance):
+        if language == "it" and batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(model, tokenizer, setting, language, requests, batch_size, advance)
+
+    monkeypatch.setattr(module, "score", full)
+    with pytest.raises(InputError, match=r"out of memory .*go on with --resume and a smaller --batch-size than 32"):
+        evaluate(**asked, out=str(tmp_path / "run"))
+    evaluate(**asked, batch_size=2, out=str(tmp_path / "run"), resume=True)
+    monkeypatch.undo()
+    evaluate(**asked, out=str(tmp_path / "whole"))
+    assert scores(tmp_path / "run", "acc") == scores(tmp_path / "whole", "acc")
