@@ -73,8 +73,8 @@ class Run:
         if reason:  # out here the error is gone, and with it the tensors that its stack held
             size = self.arguments["batch_size"]
             raise InputError(
-                f"out of memory ({reason}); what is scored is kept: go on with --resume and a smaller --batch-size "
-                f"than {size}"
+                f"out of memory ({reason}); give a smaller --batch-size than {size}, with --resume where something is "
+                "scored already"
             )
 
     def work(self) -> None:

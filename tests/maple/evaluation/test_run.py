@@ -319,7 +319,7 @@ def test_no_room_is_one_sentence_and_a_smaller_batch_goes_on(tmp_path, monkeypat
         return real(model, tokenizer, setting, language, requests, batch_size, advance)
 
     monkeypatch.setattr(module, "score", full)
-    with pytest.raises(InputError, match=r"out of memory .*go on with --resume and a smaller --batch-size than 32"):
+    with pytest.raises(InputError, match=r"out of memory .*give a smaller --batch-size than 32, with --resume"):
         evaluate(**asked, out=str(tmp_path / "run"))
     evaluate(**asked, batch_size=2, out=str(tmp_path / "run"), resume=True)
     monkeypatch.undo()
