@@ -38,6 +38,7 @@ class Child:
                 os.dup2(output, 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
                 warnings.resetwarnings()  # pytest's own, which make errors of them
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us behind it ignores it
                 before()
                 cli.main(verb, flags, under=own_flags)
             except SystemExit as leaving:
