@@ -63,19 +63,17 @@ def hidden_states(
     ids: Tensor,
     positions: Tensor,
     key_positions: Tensor,
-    related: Tensor | bool = True,
     past: Part | None = None,
 ) -> Tensor:
     """The last hidden states [rows, tokens, hidden] of ids [rows, tokens] at `positions` in their texts.
 
     key_positions   [rows or 1, keys] of what attention reads: these tokens themselves, or the slots of `past`
-    related         [rows, tokens, keys], False where a key belongs to another text than the token
     """
     distance = positions[:, :, None] - key_positions[:, None]
     output = model.base_model(
         input_ids=ids,
         position_ids=positions,
-        attention_mask=_masks(model.config, related & (distance >= 0), distance),
+        attention_mask=_masks(model.config, distance >= 0, distance),
         past_key_values=past,
         use_cache=past is not None,
     )

@@ -1,9 +1,12 @@
-"""What a model runs on, what it computes in, and whether there was no room on it."""
+"""What a model runs on, what it computes in, and what is said where there was no room on it."""
+
+import gc
+from collections.abc import Callable
 
 import torch
 
 from maple import ranks
-from maple.errors import InputError
+from maple.errors import InputError, first_line
 
 
 def choose_device(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
@@ -31,6 +34,20 @@ def check_count(device: str, count: int) -> torch.device:
             f"give --devices {there}" + (" or --device cpu" if what == "GPU" else "")
         )
     return chosen
+
+
+def with_room(work: Callable[[], None], otherwise: Callable[[str], str]) -> None:
+    """Do it. Raises InputError with what `otherwise` makes of the allocator's words where memory runs out."""
+    reason = ""
+    try:
+        work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    if reason:  # out here the error is gone, and with it the tensors that its stack held
+        gc.collect()
+        raise InputError(otherwise(reason))
 
 
 def is_out_of_memory(error: Exception) -> bool:

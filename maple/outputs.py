@@ -100,8 +100,7 @@ def chosen(out: str | None) -> Iterator[Path]:
 
 def how_to_resume(out: Path, verb: str) -> str:
     """What to do with a run that ended before its end."""
-    kept = [CONFIG] if verb == "maple.evaluate" else [f"{CHECKPOINTS}/step-*"]
-    found = sorted(path.name for pattern in kept for path in out.glob(pattern))
+    found = sorted(path.name for path in out.glob(CONFIG if verb == "maple.evaluate" else f"{CHECKPOINTS}/step-*"))
     if not found:
         return "nothing of it is kept: start it again"
     return f"{found[-1]} is kept; to go on: python -m {verb} --out {shlex.quote(str(out))} --resume"

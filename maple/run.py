@@ -5,7 +5,6 @@ One that is resumed takes the first validation from its checkpoint and trains wh
 
 from __future__ import annotations
 
-import gc
 import math
 from dataclasses import astuple
 from hashlib import sha256
@@ -21,11 +20,11 @@ from maple.adapter import adapter_tensors, save_adapter
 from maple.checkpoint import Checkpoint, newest, steps, understood
 from maple.data.instructions import Instructions
 from maple.data.prompts import template_text
-from maple.device import choose_device, is_out_of_memory
+from maple.device import choose_device, with_room
 from maple.devices import OwnSignals
 from maple.display import Display
 from maple.durability import Checkpoints, check_same_run
-from maple.errors import InputError, first_line
+from maple.errors import InputError
 from maple.guards import Diverged
 from maple.hub import model_folder
 from maple.loading import loading
@@ -57,16 +56,7 @@ class Run:
 
     def go(self) -> None:
         """Do all of it. Raises InputError for whatever is wrong with model, data, settings, memory or disk."""
-        reason = ""
-        try:
-            self.work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = first_line(error)
-        if reason:  # out here the error is gone, and with it the tensors that its stack held
-            gc.collect()
-            raise InputError(self.out_of_memory(reason))
+        with_room(self.work, self.out_of_memory)
 
     def work(self) -> None:
         """The run from its first line to its last."""

@@ -59,8 +59,8 @@ def _languages(task: Task, asked: Sequence[str] | None, data_dir: str | None, na
     there = [code for code in wanted if _find_file(task, code, task.split, data_dir)]
     if named and asked is None and not there:
         raise InputError(f"--data-dir {data_dir}: {_no_file([task])}")
-    if named and asked is not None and (missing := [code for code in wanted if code not in there]):
-        raise InputError(_not_there(task, missing[0], task.split, data_dir))
+    if named and asked is not None:
+        check_files(task, wanted, task.split, data_dir)
     return there
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from maple import ranks
 from maple.adapter import load_adapter
 from maple.data.prompts import check_template
-from maple.device import choose_device, is_out_of_memory
+from maple.device import choose_device, with_room
 from maple.display import Screen
 from maple.durable import file_sha256
-from maple.errors import InputError, first_line
 from maple.evaluation.data import read_examples
 from maple.evaluation.judged import judged
 from maple.evaluation.plan import Part, Plan
@@ -63,19 +62,15 @@ class Run:
 
     def go(self) -> None:
         """Do all of it. Raises InputError for whatever is wrong with model, data, settings or memory."""
-        reason = ""
-        try:
-            self.work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = first_line(error)
-        if reason:  # out here the error is gone, and with it the tensors that its stack held
-            size = self.arguments["batch_size"]
-            raise InputError(
-                f"out of memory ({reason}); give a smaller --batch-size than {size}, with --resume where something is "
-                "scored already"
-            )
+        with_room(self.work, self.out_of_memory)
+
+    def out_of_memory(self, reason: str) -> str:
+        """The flag that would take less."""
+        size = self.arguments["batch_size"]
+        return (
+            f"out of memory ({reason}); give a smaller --batch-size than {size}, with --resume where something is "
+            "scored already"
+        )
 
     def work(self) -> None:
         """Read the data, load the model, and score; what is finished is written at once."""
