@@ -1,0 +1,38 @@
+"""A figure of a report, and its two files: a PNG, and an SVG whose text stays text."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maple.reporting.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, what it says in words, and its data."""
+
+    name: str  # of its files
+    title: str
+    caption: str
+    figure: Drawing
+    table: Table
+
+
+def save(figure: Figure, folder: Path) -> str:
+    """Write folder/NAME.png; returns the SVG, of which two runs over the same study make the same text."""
+    import matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts than this machine
+        figure.figure.savefig(folder / f"{figure.name}.png", format="png", metadata={"Software": None})
+        file = io.StringIO()
+        figure.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
