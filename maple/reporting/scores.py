@@ -1,0 +1,126 @@
+"""What tables and figures take from a study: the cells of its grid, and means of scores with their intervals.
+
+A mean is taken as the paper takes it: over the languages of a task, then over the tasks. A cell without a score that
+another cell has enters no mean that needs it, so that two means are always of the same questions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from maple.languages import fact, groups
+from maple.reporting.published import WIN_RATE
+from maple.reporting.study import Cell, Pair, Study
+
+GROUPS = ("trained", "untrained", "high", "mid", "low")  # of languages, in the order of a report
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and the ends of its 95 % interval where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def row(self) -> list[float | None]:
+        """As it stands in a table."""
+        return [self.value, self.low, self.high]
+
+
+def macro(values: Mapping[Pair, float]) -> float:
+    """Over the languages of each task, then over the tasks."""
+    by_task = defaultdict(list)
+    for (task, _), value in values.items():
+        by_task[task].append(value)
+    return fmean(fmean(of_task) for of_task in by_task.values())
+
+
+class Scores:
+    """The grid of a study and the means in it.
+
+    interval   (cells, pairs, bases or None) -> the ends of the mean's 95 % interval, or None where there is none
+    """
+
+    def __init__(self, study: Study, interval: Callable | None = None):
+        self.study, self._interval = study, interval
+        self.grid: dict[tuple[str, str, int, int], list[Cell]] = defaultdict(list)  # the seeds of each point
+        for cell in study.main:
+            self.grid[cell.model, cell.data, cell.rank, cell.bits].append(cell)
+        self.panels = list(dict.fromkeys((cell.model, cell.data) for cell in study.main))
+        self.models = list(dict.fromkeys(model for model, _ in self.panels))
+        self.data = list(dict.fromkeys(data for _, data in self.panels))
+        self.ranks = sorted({cell.rank for cell in study.main})
+        self.bits = sorted({cell.bits for cell in study.main})
+        self.pairs = {pair for cell in study.cells for pair in cell.rows}
+        self.in_mean = {(task, language) for task, language in self.pairs if task != WIN_RATE}
+
+    def of_panel(self, model: str, data: str) -> list[Cell]:
+        """All cells of the grid of one model and data."""
+        return [cell for cell in self.study.main if (cell.model, cell.data) == (model, data)]
+
+    def of_task(self, task: str) -> set[Pair]:
+        """A task in all its languages."""
+        return {pair for pair in self.pairs if pair[0] == task}
+
+    def of_languages(self, keep: Callable[[str], bool]) -> set[Pair]:
+        """All tasks of the mean in some languages."""
+        return {pair for pair in self.in_mean if keep(pair[1])}
+
+    def of_group(self, group: str, trained: Collection[str]) -> set[Pair]:
+        """All tasks of the mean in a group of languages."""
+        return self.of_languages(lambda language: group in groups(language, trained))
+
+    @cached_property
+    def rows_of_languages(self) -> list[str]:
+        """The languages of the mean by resources, the most first, then by code."""
+
+        def place(code: str) -> tuple[int, str]:
+            joshi = fact(code).joshi
+            return (1 if joshi is None else -joshi), code
+
+        return sorted({language for _, language in self.in_mean}, key=place)
+
+    def mean(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
+        """Of the cells that have all of these scores; None: there is none."""
+        cells = [cell for cell in cells if pairs and cell.rows.keys() >= set(pairs)]
+        if not cells:
+            return None
+        value = fmean(macro({pair: cell.rows[pair]["value"] for pair in pairs}) for cell in cells)
+        return Estimate(value, *(self._ends(cells, pairs, None) or ()))
+
+    def gain(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
+        """Over the base of the same model in the same bits, of the cells for which both have all of these scores."""
+        both = [(cell, self.study.base_of(cell)) for cell in cells]
+        both = [(c, b) for c, b in both if pairs and b and c.rows.keys() >= set(pairs) <= b.rows.keys()]
+        if not both:
+            return None
+        value = fmean(
+            macro({pair: cell.rows[pair]["value"] - base.rows[pair]["value"] for pair in pairs}) for cell, base in both
+        )
+        cells, bases = [cell for cell, _ in both], [base for _, base in both]
+        return Estimate(value, *(self._ends(cells, pairs, bases) or ()))
+
+    def best(self, model: str, data: str, pairs: Collection[Pair]) -> tuple[int, int] | None:
+        """(rank, bits) with the highest mean over the seeds; of equals the smaller."""
+        means = {
+            (rank, bits): self.mean(cells, pairs)
+            for (of, by, rank, bits), cells in sorted(self.grid.items(), key=lambda item: item[0][2:])
+            if (of, by) == (model, data)
+        }
+        found = {point: mean.value for point, mean in means.items() if mean is not None}
+        return max(found, key=found.get, default=None)
+
+    @cached_property
+    def best_points(self) -> dict[tuple[str, str], list[Cell]]:
+        """Of each model and data the seeds of the point that is best in the mean over tasks."""
+        points = {panel: self.best(*panel, self.in_mean) for panel in self.panels}
+        return {panel: self.grid[*panel, *point] for panel, point in points.items() if point}
+
+    def _ends(self, cells: list[Cell], pairs: Collection[Pair], bases: list[Cell] | None):
+        return self._interval and self._interval(cells, pairs, bases)
