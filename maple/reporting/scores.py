@@ -10,9 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from statistics import fmean
 
+import numpy as np
+
 from maple.languages import fact, groups
+from maple.reporting.bootstrap import Replicates, interval
 from maple.reporting.published import WIN_RATE
 from maple.reporting.study import Cell, Pair, Study
 
@@ -44,11 +48,11 @@ def macro(values: Mapping[Pair, float]) -> float:
 class Scores:
     """The grid of a study and the means in it.
 
-    interval   (cells, pairs, bases or None) -> the ends of the mean's 95 % interval, or None where there is none
+    replicates   where the intervals come from; None: there are none
     """
 
-    def __init__(self, study: Study, interval: Callable | None = None):
-        self.study, self._interval = study, interval
+    def __init__(self, study: Study, replicates: Replicates | None = None):
+        self.study, self.replicates = study, replicates
         self.grid: dict[tuple[str, str, int, int], list[Cell]] = defaultdict(list)  # the seeds of each point
         for cell in study.main:
             self.grid[cell.model, cell.data, cell.rank, cell.bits].append(cell)
@@ -87,24 +91,36 @@ class Scores:
         return sorted({language for _, language in self.in_mean}, key=place)
 
     def mean(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
-        """Of the cells that have all of these scores; None: there is none."""
-        cells = [cell for cell in cells if pairs and cell.rows.keys() >= set(pairs)]
-        if not cells:
-            return None
-        value = fmean(macro({pair: cell.rows[pair]["value"] for pair in pairs}) for cell in cells)
-        return Estimate(value, *(self._ends(cells, pairs, None) or ()))
+        """Of the cells that have all of these scores: over the seeds of each point, then over points; None: of none."""
+        return self._estimate([(cell, None) for cell in cells], frozenset(pairs))
 
     def gain(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Over the base of the same model in the same bits, of the cells for which both have all of these scores."""
         both = [(cell, self.study.base_of(cell)) for cell in cells]
-        both = [(c, b) for c, b in both if pairs and b and c.rows.keys() >= set(pairs) <= b.rows.keys()]
-        if not both:
+        return self._estimate([(cell, base) for cell, base in both if base is not None], frozenset(pairs))
+
+    def _estimate(self, cells: list[tuple[Cell, Cell | None]], pairs: frozenset[Pair]) -> Estimate | None:
+        base_of = {
+            id(cell): base for cell, base in cells if pairs and _has(cell, pairs) and (not base or _has(base, pairs))
+        }
+        groups = self.study.groups(cell for cell, _ in cells if id(cell) in base_of)
+        if not groups:
             return None
+        bases = [base_of[id(group[0])] for group in groups]
         value = fmean(
-            macro({pair: cell.rows[pair]["value"] - base.rows[pair]["value"] for pair in pairs}) for cell, base in both
+            fmean(_macro(cell, pairs) for cell in group) - (_macro(base, pairs) if base else 0.0)
+            for group, base in zip(groups, bases, strict=True)
         )
-        cells, bases = [cell for cell, _ in both], [base for _, base in both]
-        return Estimate(value, *(self._ends(cells, pairs, bases) or ()))
+        if self.replicates is None or not all(
+            pairs <= cell.items.keys() for cell in chain(*groups, filter(None, bases))
+        ):
+            return Estimate(value)
+        drawn = sum(self._drawn(group, pairs) for group in groups) / len(groups)
+        drawn = drawn - sum(self._drawn([base], pairs) for base in bases if base) / len(groups)
+        return Estimate(value, *interval(drawn))
+
+    def _drawn(self, group: list[Cell], pairs: frozenset[Pair]) -> np.ndarray:
+        return self.replicates.mean(group, sorted(pairs)).replicates
 
     def best(self, model: str, data: str, pairs: Collection[Pair]) -> tuple[int, int] | None:
         """(rank, bits) with the highest mean over the seeds; of equals the smaller."""
@@ -122,5 +138,10 @@ class Scores:
         points = {panel: self.best(*panel, self.in_mean) for panel in self.panels}
         return {panel: self.grid[*panel, *point] for panel, point in points.items() if point}
 
-    def _ends(self, cells: list[Cell], pairs: Collection[Pair], bases: list[Cell] | None):
-        return self._interval and self._interval(cells, pairs, bases)
+
+def _has(cell: Cell, pairs: frozenset[Pair]) -> bool:
+    return pairs <= cell.rows.keys()
+
+
+def _macro(cell: Cell, pairs: frozenset[Pair]) -> float:
+    return macro({pair: cell.rows[pair]["value"] for pair in pairs})
