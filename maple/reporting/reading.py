@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class Cell:
         """Whether nothing was trained."""
         return self.rank == 0
 
-    @property
+    @cached_property
     def setting(self) -> tuple:
         """All flags but the seed: cells that share it are runs of the same thing."""
         return tuple((name, repr(value)) for name, value in self.fit.items() if name != "seed")
