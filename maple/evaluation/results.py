@@ -40,7 +40,7 @@ class Results:
     """The results of a run in its folder, those of an earlier start included."""
 
     def __init__(self, out: Path):
-        self.out, self.rows = out, _read(out / SCORES)
+        self.out, self.rows = out, read_rows(out / SCORES)
 
     def begin(self) -> None:
         """Make room for predictions; not before, so that a run that is refused leaves nothing."""
@@ -124,7 +124,8 @@ def _prediction(request: Request, answer: Answer) -> dict:
     return line | {"score": answer.scores, "shots": request.shots, "cut": request.cut, "prompt_sha256": request.digest}
 
 
-def _read(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a scores.json, none where it is not there. Raises InputError for a file that is something else."""
     if not path.is_file():
         return []
     try:
