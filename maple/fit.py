@@ -179,8 +179,8 @@ def run(arguments: dict) -> None:
 
 def work(arguments: dict, out: Path) -> None:
     """Read the data, and train in the folder of the run."""
-    from maple.display import Screen
     from maple.quiet import quieten
+    from maple.screen import Screen
 
     quieten()
     prepare(arguments, out, Screen(highlight=False, quiet=not ranks.is_first())).go()

@@ -16,11 +16,11 @@ from maple.cells.engine import Engine, Needs
 from maple.cells.grid import Plan
 from maple.cells.job import Job
 from maple.cells.view import Live
-from maple.display import Screen
 from maple.durable import replace_file, sweep
 from maple.errors import InputWarning, LostError, refuse
 from maple.lock import locked
 from maple.ranks import cores as all_cores
+from maple.screen import Screen
 
 
 class Driver:

@@ -10,7 +10,7 @@ from maple.cells.cell import FAILED, FIT, Cell, read_state, scores_folder
 from maple.durable import discard
 from maple.errors import InputError
 from maple.evaluation.plan import make_plan
-from maple.evaluation.results import SCORES, read_rows
+from maple.evaluation.scores import SCORES, read_rows
 from maple.outputs import SUMMARY
 
 TRACEBACK = "error.txt"

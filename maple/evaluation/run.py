@@ -16,7 +16,6 @@ from maple import ranks
 from maple.adapter import load_adapter
 from maple.data.prompts import check_template
 from maple.device import choose_device, with_room
-from maple.display import Screen
 from maple.durable import file_sha256
 from maple.evaluation.data import read_examples
 from maple.evaluation.judged import judged
@@ -34,6 +33,7 @@ from maple.model import check_config, load_model, read_config
 from maple.origin import CONFIG as ADAPTER_CONFIG
 from maple.origin import WEIGHTS, find_origin
 from maple.outputs import CONFIG, write_config
+from maple.screen import Screen
 from maple.shards import Shards
 from maple.tokenizer import load_tokenizer
 
