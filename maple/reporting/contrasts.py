@@ -85,7 +85,7 @@ class Contrasts:
         """All adapters minus the base of the same model and bits, each base counting the same."""
         found, adapters = [], balanced(self.adapters)
         for base in self.bases:
-            of_base = [cell for cell in adapters if (cell.model, cell.bits) == (base.model, base.bits)]
+            of_base = [cell for cell in adapters if self.study.base_of(cell) is base]
             shared = self.replicates.shared([base, *of_base], pairs)
             if of_base and shared:
                 found.append(minus(self.level(of_base, shared), self.replicates.mean([base], shared)))
