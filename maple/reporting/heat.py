@@ -125,8 +125,8 @@ def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], ranks: list[int
         value, ends = unit.text(one)
         panel.text(x, y + (0.14 if ends else 0), value, ha="center", va="center", color=ink, fontsize=12.5)
         panel.text(x, y - 0.24, ends, ha="center", va="center", color=ink, fontsize=8.5)
-    panel.set_xticks([place + 0.5 for place in range(len(bits))], [str(width) for width in bits])
-    panel.set_yticks([place + 0.5 for place in range(len(ranks))], [str(rank) for rank in ranks])
+    style.ticks(panel.xaxis, [str(width) for width in bits], offset=0.5)
+    style.ticks(panel.yaxis, [str(rank) for rank in ranks], offset=0.5)
     panel.tick_params(length=0)
     panel.set_xlabel("bits")
     for side in panel.spines.values():

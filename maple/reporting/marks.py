@@ -64,7 +64,7 @@ def _rows(axis: Axes, panel: Series, rows: Sequence[str], series: list[str], fac
         values = [one.value * factor for _, one in some]
         mark = style.MARKS[number % len(style.MARKS)]
         axis.plot(values, [y for y, _ in some], mark, markersize=5.5, label=name, **look)
-    axis.set_yticks(range(len(rows)), rows)
+    style.ticks(axis.yaxis, rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x")
@@ -82,7 +82,7 @@ def bars(title: str, panels: Mapping[str, Series], groups: Sequence[str], label:
         for number, one_series in enumerate(series):
             shift = (number - (len(series) - 1) / 2) * width
             _bars(axis, panel.get(one_series, {}), groups, shift, width, number, one_series, form)
-        axis.set_xticks(range(len(groups)), groups)
+        style.ticks(axis.xaxis, groups)
         axis.tick_params(axis="x", length=0, labelbottom=True)
         axis.set_ylabel(label)
         axis.grid(axis="y")

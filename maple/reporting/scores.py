@@ -64,6 +64,28 @@ class Scores:
         self.pairs = {pair for cell in study.cells for pair in cell.rows}
         self.in_mean = {(task, language) for task, language in self.pairs if task != WIN_RATE}
 
+    @cached_property
+    def about_intervals(self) -> str:
+        """A sentence of a caption."""
+        if self.replicates is None:
+            return "There are no intervals."
+        if self.replicates.seeds_of(self.study.main) > 1:
+            return "Intervals are 95 %, over other examples and other seeds."
+        return "Intervals are 95 %, over other examples; where there is one seed they say nothing of others."
+
+    @cached_property
+    def is_tiny(self) -> bool:
+        """Whether the questions are those of the embedded world, beside which no published score belongs."""
+        return any(row["settings"].get("setting") == "tiny" for cell in self.study.cells for row in cell.rows.values())
+
+    def bases_of(self, model: str) -> list[Cell]:
+        """A model before training, in all bits."""
+        return [cell for cell in self.study.bases if cell.model == model]
+
+    def trained(self, data: str) -> frozenset[str]:
+        """The languages that a data set trains on; empty: no cell says."""
+        return frozenset().union(*(cell.trained for cell in self.study.main if cell.data == data))
+
     def of_panel(self, model: str, data: str) -> list[Cell]:
         """All cells of the grid of one model and data."""
         return [cell for cell in self.study.main if (cell.model, cell.data) == (model, data)]
@@ -92,32 +114,27 @@ class Scores:
 
     def mean(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Of the cells that have all of these scores: over the seeds of each point, then over points; None: of none."""
-        return self._estimate([(cell, None) for cell in cells], frozenset(pairs))
+        return self._estimate([cell for cell in cells if _has(cell, pairs)], frozenset(pairs), over_base=False)
 
     def gain(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Over the base of the same model in the same bits, of the cells for which both have all of these scores."""
-        both = [(cell, self.study.base_of(cell)) for cell in cells]
-        return self._estimate([(cell, base) for cell, base in both if base is not None], frozenset(pairs))
+        both = [cell for cell in cells if _has(cell, pairs) and _has(self.study.base_of(cell), pairs)]
+        return self._estimate(both, frozenset(pairs), over_base=True)
 
-    def _estimate(self, cells: list[tuple[Cell, Cell | None]], pairs: frozenset[Pair]) -> Estimate | None:
-        base_of = {
-            id(cell): base for cell, base in cells if pairs and _has(cell, pairs) and (not base or _has(base, pairs))
-        }
-        groups = self.study.groups(cell for cell, _ in cells if id(cell) in base_of)
-        if not groups:
+    def _estimate(self, cells: list[Cell], pairs: frozenset[Pair], over_base: bool) -> Estimate | None:
+        points = self.study.groups(cells)
+        if not points or not pairs:
             return None
-        bases = [base_of[id(group[0])] for group in groups]
+        bases = [[self.study.base_of(seeds[0])] if over_base else [] for seeds in points]
         value = fmean(
-            fmean(_macro(cell, pairs) for cell in group) - (_macro(base, pairs) if base else 0.0)
-            for group, base in zip(groups, bases, strict=True)
+            fmean(_macro(cell, pairs) for cell in seeds) - sum(_macro(cell, pairs) for cell in base)
+            for seeds, base in zip(points, bases, strict=True)
         )
-        if self.replicates is None or not all(
-            pairs <= cell.items.keys() for cell in chain(*groups, filter(None, bases))
-        ):
+        if self.replicates is None or not all(pairs <= cell.items.keys() for cell in chain(*points, *bases)):
             return Estimate(value)
-        drawn = sum(self._drawn(group, pairs) for group in groups) / len(groups)
-        drawn = drawn - sum(self._drawn([base], pairs) for base in bases if base) / len(groups)
-        return Estimate(value, *interval(drawn))
+        drawn = sum(self._drawn(seeds, pairs) for seeds in points)
+        drawn = drawn - sum(self._drawn(base, pairs) for base in bases if base)
+        return Estimate(value, *interval(drawn / len(points)))
 
     def _drawn(self, group: list[Cell], pairs: frozenset[Pair]) -> np.ndarray:
         return self.replicates.mean(group, sorted(pairs)).replicates
@@ -139,8 +156,8 @@ class Scores:
         return {panel: self.grid[*panel, *point] for panel, point in points.items() if point}
 
 
-def _has(cell: Cell, pairs: frozenset[Pair]) -> bool:
-    return pairs <= cell.rows.keys()
+def _has(cell: Cell | None, pairs: Collection[Pair]) -> bool:
+    return cell is not None and cell.rows.keys() >= set(pairs)
 
 
 def _macro(cell: Cell, pairs: frozenset[Pair]) -> float:

@@ -7,11 +7,14 @@ tells, a mark or a number tells too.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from matplotlib import font_manager, rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Drawing
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
 from maple.errors import one_line
 from maple.languages import fact, known
@@ -94,10 +97,38 @@ def language(code: str) -> str:
 
 def drawable(label: str) -> str:
     """The label of a language as this machine's fonts can draw it: with its English name where they lack a letter."""
-    code = label.partition(" ")[0]
-    if label != language(code) or fact(code).own is None or _family_of(fact(code).own):
-        return label
-    return f"{code} {fact(code).name}"
+    return _undrawable().get(label, label)
+
+
+@cache
+def _undrawable() -> dict[str, str]:
+    return {
+        language(code): f"{code} {one.name}"
+        for code, one in known().items()
+        if one.own and not any(_has(family, one.own) for family in families())
+    }
+
+
+def relabel(drawing: Drawing, change: Callable[[str], str]) -> Callable[[], None]:
+    """Change every text and every tick's label; what is returned changes them back."""
+    texts = {text: text.get_text() for text in drawing.findobj(Text)}
+    formatters = [axis.get_major_formatter() for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = {one: one.seq for one in formatters if isinstance(one, FixedFormatter)}
+
+    def put(changed: Callable[[str], str]) -> None:
+        for text, words in texts.items():
+            text.set_text(changed(words))
+        for formatter, labels in ticks.items():
+            formatter.seq = [changed(label) for label in labels]
+
+    put(change)
+    return lambda: put(str)
+
+
+def ticks(axis: Axis, labels: Sequence[str], offset: float = 0.0) -> None:
+    """A label for each of 0, 1, 2 ...; `relabel` finds these."""
+    axis.set_ticks([place + offset for place in range(len(labels))])
+    axis.set_major_formatter(FixedFormatter(list(labels)))
 
 
 @cache
@@ -115,10 +146,6 @@ def families() -> tuple[str, ...]:
         if not any(_has(family, own) for family in found):
             found += [family for family in sorted(installed) if _has(family, own)][:1]
     return tuple(found)
-
-
-def _family_of(text: str) -> str | None:
-    return next((family for family in families() if _has(family, text)), None)
 
 
 @cache
