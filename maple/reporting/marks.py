@@ -116,6 +116,6 @@ def legend(drawing: Drawing, axes: Iterable[Axes], series: Collection[str]) -> N
     if len(series) < 2:
         return
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    names = [name for name in series if name in found]
+    names = [name for name in dict.fromkeys(series) if name in found]
     across = max(1, int(drawing.get_figwidth() * 9.5 / (max(map(len, names)) + 6)))  # letters of 11 points
     drawing.legend([found[name] for name in names], names, loc="outside lower center", ncols=min(across, len(names)))
