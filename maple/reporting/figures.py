@@ -25,5 +25,5 @@ def draw(
     scores = Scores(study, replicates)
     groups = (paper_figures, heat_figures, language_figures, price_figures)
     made = [one for group in groups for one in group.figures(scores)]
-    made += [claim_figure.forest(verdicts)]
+    made += [claim_figure.forest(verdicts, scores)]
     return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]

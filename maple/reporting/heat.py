@@ -142,6 +142,8 @@ def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], scores: Scores,
 def _short(value: float, form: str) -> str:
     """As the paper writes them: .53 of 0.53; and a minus sign as long as the plus."""
     text = f"{value:{form}}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
     if form.endswith(("2f", "3f")):
         text = text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text
     return text.replace("-", "−")

@@ -63,7 +63,7 @@ def trainable(scores: Scores) -> Figure | str:
 
 def _trainable(scores: Scores, title: str, points: list[Point]):
     models = [model for model in scores.models if any(point.model == model for point in points)]
-    drawing = style.sheet(title, style.WIDE if len(models) > 1 else 9.0, 4.6 * len(models) + 1.2)
+    drawing = style.sheet(title, style.WIDE if len(models) > 1 else 9.0, 4.6 * len(models) + 1.0)
     axes = drawing.subplots(len(models), 1, squeeze=False)[:, 0]
     short = style.names(scores.models) | style.names(scores.data)
     lines = list(dict.fromkeys((point.data, point.bits) for point in points))
