@@ -23,7 +23,14 @@ def draw(
     from maple.reporting import claim_figure, heat_figures, language_figures, paper_figures, price_figures
 
     scores = Scores(study, replicates)
+    if not any(cell.rows for cell in study.main):
+        made = [price_figures.price(scores), "All other figures need scores, and no cell of the grid has any yet."]
+        return _sorted(made)
     groups = (paper_figures, heat_figures, language_figures, price_figures)
     made = [one for group in groups for one in group.figures(scores)]
     made += [claim_figure.forest(verdicts, scores)]
+    return _sorted(made)
+
+
+def _sorted(made: list[Figure | str]) -> tuple[list[Figure], list[str]]:
     return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]

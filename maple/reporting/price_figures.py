@@ -103,10 +103,10 @@ def price(scores: Scores) -> Figure | str:
     title = "The price of rank and bits"
     found = defaultdict(dict)
     for model in scores.models:
+        whole = scores.whole_panels(model)  # another size of data at one point would look like a price of that point
         for bits in scores.bits:
             for rank in scores.ranks:
-                at = [c for c in scores.study.main if (c.model, c.bits, c.rank) == (model, bits, rank)]
-                cost = costs(at)
+                cost = costs(cell for data in whole for cell in scores.grid.get((model, data, rank, bits), []))
                 cost["adapter, MB"] = cost["adapter, bytes"] and cost["adapter, bytes"] / 1e6
                 if any(cost[name] is not None for name in PRICES):
                     found[model, bits][rank] = cost

@@ -86,6 +86,32 @@ class Scores:
         """The languages that a data set trains on; empty: no cell says."""
         return frozenset().union(*(cell.trained for cell in self.study.main if cell.source == data))
 
+    def points(self, model: str, data: str) -> set[tuple[int, int]]:
+        """(rank, bits) of what has scores."""
+        return {(cell.rank, cell.bits) for cell in self.of_panel(model, data) if cell.rows}
+
+    def whole_panels(self, model: str) -> list[str]:
+        """The data sets of a model that have scores at every point that any of them has, or all where none has."""
+        points = {data: self.points(model, data) for of, data in self.panels if of == model}
+        every = set().union(*points.values())
+        return [data for data, some in points.items() if some == every] or list(points)
+
+    def series_of(self, model: str, short: Mapping[str, str]) -> list[tuple[str, str, list[Cell]]]:
+        """(label, data, cells) to draw beside each other.
+
+        A data set that was not run at all points says so in its label; then what all were run at is a series of its
+        own of each that was run at more, since else a difference of ranks would look like one of data.
+        """
+        points = {data: self.points(model, data) for of, data in self.panels if of == model}
+        points = {data: some for data, some in points.items() if some}
+        every, shared = set().union(*points.values()), set.intersection(*points.values()) if points else set()
+        found = []
+        for data, some in points.items():
+            for kept in [some, shared] if shared and some != shared else [some]:
+                cells = [cell for cell in self.of_panel(model, data) if (cell.rank, cell.bits) in kept]
+                found.append((short[data] + _told(kept, every), data, cells))
+        return found
+
     def of_panel(self, model: str, data: str) -> list[Cell]:
         """All cells of the grid of one model and data."""
         return [cell for cell in self.study.main if (cell.model, cell.source) == (model, data)]
@@ -154,6 +180,14 @@ class Scores:
         """Of each model and data the seeds of the point that is best in the mean over tasks."""
         points = {panel: self.best(*panel, self.in_mean) for panel in self.panels}
         return {panel: self.grid[*panel, *point] for panel, point in points.items() if point}
+
+
+def _told(points: set[tuple[int, int]], every: set[tuple[int, int]]) -> str:
+    if points == every:
+        return ""
+    if len(points) == 1:
+        return " (rank {}, {} bits)".format(*min(points))
+    return f" ({len(points)} of {len(every)} points)"
 
 
 def _has(cell: Cell | None, pairs: Collection[Pair]) -> bool:
