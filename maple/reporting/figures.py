@@ -20,7 +20,14 @@ def draw(
     """The figures that can be drawn of what there is; of each other one a sentence that says what it lacks."""
     if find_spec("matplotlib") is None:
         return [], ["There are no figures: matplotlib is not installed; pip install -e '.[plots]'."]
-    from maple.reporting import claim_figure, heat_figures, language_figures, paper_figures, price_figures
+    from maple.reporting import (
+        claim_figure,
+        heat_figures,
+        language_figures,
+        paper_figures,
+        price_figures,
+        scaling_figure,
+    )
 
     scores = Scores(study, replicates)
     if not any(cell.rows for cell in study.main):
@@ -28,7 +35,7 @@ def draw(
         return _sorted(made)
     groups = (paper_figures, heat_figures, language_figures, price_figures)
     made = [one for group in groups for one in group.figures(scores)]
-    made += [claim_figure.forest(verdicts, scores)]
+    made += [scaling_figure.slices(scores), claim_figure.forest(verdicts, scores)]
     return _sorted(made)
 
 

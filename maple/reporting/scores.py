@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from statistics import fmean
@@ -91,7 +91,7 @@ class Scores:
         return {(cell.rank, cell.bits) for cell in self.of_panel(model, data) if cell.rows}
 
     def whole_panels(self, model: str) -> list[str]:
-        """The data sets of a model that have scores at every point that any of them has, or all where none has."""
+        """The data sets of a model that have scores at every point that any of them has; all where none has."""
         points = {data: self.points(model, data) for of, data in self.panels if of == model}
         every = set().union(*points.values())
         return [data for data, some in points.items() if some == every] or list(points)
@@ -140,7 +140,11 @@ class Scores:
 
     def mean(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Of the cells that have all of these scores: over the seeds of each point, then over points; None: of none."""
-        return self._estimate([cell for cell in cells if _has(cell, pairs)], frozenset(pairs), over_base=False)
+        found = self._estimate([cell for cell in cells if _has(cell, pairs)], frozenset(pairs), over_base=False)
+        if found is None or found.low is None:
+            return found
+        most = 100.0 if any(task == WIN_RATE for task, _ in pairs) else 1.0
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, most))  # Student's t knows no scale
 
     def gain(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Over the base of the same model in the same bits, of the cells for which both have all of these scores."""
