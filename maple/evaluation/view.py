@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from maple.evaluation.scores import COUNTED, PRIMARY
 from maple.metrics.example import Estimate
-
-PRIMARY = ("acc", "f1", "rougeL", "win_rate")  # the one number of a task, as in the paper's table
-COUNTED = ("prompts_cut", "shots_kept", "tokens_per_character")  # of the prompts, not of the answers
 
 
 class View:

@@ -152,9 +152,12 @@ def _hardest(parts: list[Part]) -> Part:
 
 def _seeds(contrasts: Contrasts) -> str:
     seeds = contrasts.replicates.seeds_of(contrasts.adapters)
-    if seeds == 1:
-        return "Of some adapters there is one seed: the spread between seeds is not in this."
-    return f"Examples and {seeds} seeds are drawn anew."
+    if seeds > 1:
+        return f"Examples and {seeds} seeds are drawn anew.{' Three seeds would say much more.' if seeds == 2 else ''}"
+    return (
+        "Some adapters have one seed: settings are drawn anew in the place of seeds, and a comparison at one rank and "
+        "bits alone has no spread between runs in it."
+    )
 
 
 def rank_and_scaling(study: Study, replicates: Replicates) -> Claim | None:
