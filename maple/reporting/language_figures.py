@@ -16,6 +16,13 @@ from maple.reporting.table import Table
 
 GAIN = "percentage points over the base"
 NAMED = 40  # points of a panel that can bear their names
+SCRIPTS = {  # ISO 15924
+    "Arab": "Arabic", "Armn": "Armenian", "Beng": "Bengali", "Cyrl": "Cyrillic", "Deva": "Devanagari",
+    "Ethi": "Ethiopic", "Geor": "Georgian", "Grek": "Greek", "Gujr": "Gujarati", "Guru": "Gurmukhi", "Hang": "Hangul",
+    "Hans": "Simplified Chinese", "Hant": "Traditional Chinese", "Hebr": "Hebrew", "Jpan": "Japanese",
+    "Khmr": "Khmer", "Knda": "Kannada", "Laoo": "Lao", "Latn": "Latin", "Mlym": "Malayalam", "Mymr": "Myanmar",
+    "Orya": "Odia", "Sinh": "Sinhala", "Taml": "Tamil", "Telu": "Telugu", "Thai": "Thai", "Tibt": "Tibetan",
+}  # fmt: skip
 KINDS = {"high": "high resources", "mid": "middle resources", "low": "low resources", None: "resources not known"}
 
 
@@ -55,7 +62,8 @@ def by_family(scores: Scores) -> Figure | str:
 
 def by_script(scores: Scores) -> Figure | str:
     """A row a script, by its first where a language has two."""
-    return _by_kind(scores, "script", "Difference to the base model by script", lambda code: fact(code).scripts[0])
+    title = "Difference to the base model by script"
+    return _by_kind(scores, "script", title, lambda code: SCRIPTS[fact(code).scripts[0]])
 
 
 def _by_kind(scores: Scores, name: str, title: str, kind: Callable[[str], str]) -> Figure | str:

@@ -69,7 +69,7 @@ def styled():
 def sheet(title: str, width: float, height: float) -> Drawing:
     """An empty figure under its title, so many inches large."""
     drawing = Drawing(figsize=(width, height), layout="constrained")
-    per_line = int(width * 8.6)  # letters of 15 points
+    per_line = int(width * 7.7)  # letters of 15 points
     drawing.suptitle(textwrap.fill(title, per_line), x=0.01, ha="left", weight="bold")
     return drawing
 

@@ -1,6 +1,7 @@
 """The figures of a report: which there are, the same bytes twice, hostile names, studies of nearly nothing."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from maple.languages import known
 from maple.reporting import style
 from maple.reporting.bootstrap import Replicates
 from maple.reporting.claims import judge
 from maple.reporting.figures import draw, save
-from maple.reporting.language_figures import by_language
+from maple.reporting.language_figures import SCRIPTS, by_language
 from maple.reporting.paper_figures import figure_1, figure_2
 from maple.reporting.price_figures import Point, front, trainable
 from maple.reporting.scores import Estimate, Scores
@@ -89,7 +91,7 @@ def digests(folder: Path) -> list[str]:
 def test_another_process_draws_the_same_bytes(tmp_path):
     program = "import sys, pathlib; from tests.maple.reporting.test_figures import digests\n"
     program += "print(*digests(pathlib.Path(sys.argv[1])), sep='\\n')"
-    environment = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-c", program, str(tmp_path / "theirs")]
     theirs = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert theirs.returncode == 0, theirs.stderr
@@ -148,6 +150,10 @@ def test_a_name_that_no_font_has_is_the_english_one(monkeypatch):
         assert style.drawable("bn-Latn Bengali") == "bn-Latn Bengali" and style.drawable("no language") == "no language"
     finally:
         style._undrawable.cache_clear()
+
+
+def test_every_script_has_a_name():
+    assert {one.scripts[0] for one in known().values()} == SCRIPTS.keys()
 
 
 def test_fonts_are_only_those_that_are_needed():
