@@ -48,7 +48,7 @@ class Part(NamedTuple):
         return p_above(self.sign * self.mean.replicates, self.sign * self.bound)
 
     @property
-    def p_against(self) -> float:
+    def p_opposite(self) -> float:
         """Of the opposite."""
         return p_above(-self.sign * self.mean.replicates, -self.sign * self.bound)
 

@@ -142,6 +142,7 @@ def test_what_was_planted_is_found(name, effect, options, verdict):
     assert claim.low <= claim.estimate <= claim.high
     assert 0 < claim.p <= claim.p_holm <= 1
     assert (claim.p_holm <= 0.05) == (verdict == "supported")
+    assert (claim.p_opposite <= 0.05) == (verdict == "contradicted")
     assert all(line.low <= line.estimate <= line.high for line in claim.figure) and len(claim.figure) >= 2
 
 
