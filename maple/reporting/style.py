@@ -7,11 +7,14 @@ tells, a mark or a number tells too.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 from matplotlib import font_manager, rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Drawing
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
 from maple.errors import one_line
 from maple.languages import fact, known
@@ -29,7 +32,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 DASHES = ("-", "--", "-.", ":")
-GREY = "#767676"  # of what is no measurement: 4.5 : 1 on white
+BASE = "base"  # the series of what is not trained, the last and grey
+GREY = "#767676"  # 4.5 : 1 on white
 WIDE = 11.0  # inches: at 100 dots each as wide as a page, and its letters as large as those of a slide
 DOTS = 100
 LONGEST = 34  # characters of a name in a figure; its table has all of it
@@ -39,7 +43,7 @@ def styled():
     """A context in which every figure is made and written."""
     return rc_context(
         {
-            "font.family": list(families()),
+            "font.family": FAMILIES[0],  # the others follow where a figure needs them
             "font.size": 12,
             "axes.titlesize": 12.5,
             "axes.titleweight": "bold",
@@ -65,39 +69,101 @@ def styled():
 def sheet(title: str, width: float, height: float) -> Drawing:
     """An empty figure under its title, so many inches large."""
     drawing = Drawing(figsize=(width, height), layout="constrained")
-    per_line = int(width * 8.6)  # letters of 15 points
+    per_line = int(width * 7.7)  # letters of 15 points
     drawing.suptitle(textwrap.fill(title, per_line), x=0.01, ha="left", weight="bold")
     return drawing
 
 
 def names(values: Iterable[str]) -> dict[str, str]:
     """What a model or a data set is called in figures: the end of its path where that is enough to tell it apart."""
-    values = list(dict.fromkeys(values))
+    values = list(dict.fromkeys(values))  # a legend leaves out what begins with an underscore
     ends = {value: value.rstrip("/").rpartition("/")[2] or value for value in values}
-    if len({_cut(end) for end in ends.values()}) < len(values):
+    if len({cut(end) for end in ends.values()}) < len(values):
         ends = {value: value for value in values}
-    found = {value: _cut(end) for value, end in ends.items()}
+    found = {value: cut(end) for value, end in ends.items()}
     if len(set(found.values())) < len(values):
-        found = {value: f"{_cut(value, LONGEST - 4)} ({number})" for number, value in enumerate(values, start=1)}
+        found = {value: f"{cut(value, LONGEST - 4)} ({number})" for number, value in enumerate(values, start=1)}
     return found
 
 
-def _cut(text: str, longest: int = LONGEST) -> str:
+def cut(text: str, longest: int = LONGEST) -> str:
+    """On one line, without its middle where it is long."""
     text = one_line(text)
+    text = f" {text}" if text.startswith("_") else text
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-(longest // 2) + 1 :]}"
 
 
+def looks(series: Iterable[str]) -> dict[str, dict[str, str]]:
+    """A colour, a mark, a hatch and a dash for each series, the base behind the others."""
+    order = sorted(dict.fromkeys(series), key=lambda name: name == BASE)
+    kinds = {"color": COLOURS, "marker": MARKS, "hatch": HATCHES, "linestyle": DASHES}
+    found = {
+        name: {kind: values[number % len(values)] for kind, values in kinds.items()}
+        for number, name in enumerate(order)
+    }
+    return found | ({BASE: {"color": GREY, "marker": "x", "hatch": "", "linestyle": ":"}} if BASE in found else {})
+
+
+def of(look: Mapping[str, str], *kinds: str) -> dict[str, str]:
+    """A part of a look."""
+    return {kind: look[kind] for kind in kinds}
+
+
 def language(code: str) -> str:
-    """A label: the code, and what the language calls itself, else its English name."""
-    return f"{code} {fact(code).own or fact(code).name}"
+    """A label: the code, and what the language calls itself, else its English name (the code tells the script)."""
+    return f"{code} {fact(code).own or fact(code).name.partition(' (')[0]}"
 
 
 def drawable(label: str) -> str:
     """The label of a language as this machine's fonts can draw it: with its English name where they lack a letter."""
-    code = label.partition(" ")[0]
-    if label != language(code) or fact(code).own is None or _family_of(fact(code).own):
-        return label
-    return f"{code} {fact(code).name}"
+    return _undrawable().get(label, label)
+
+
+@cache
+def _undrawable() -> dict[str, str]:
+    return {
+        language(code): f"{code} {one.name.partition(' (')[0]}"
+        for code, one in known().items()
+        if one.own and not any(_has(family, one.own) for family in families())
+    }
+
+
+def relabel(drawing: Drawing, change: Callable[[str], str]) -> Callable[[], None]:
+    """Change every text and every tick's label; what is returned changes them back."""
+    texts = {text: text.get_text() for text in drawing.findobj(Text)}
+    ticks = {formatter: formatter.seq for formatter in _formatters(drawing)}
+
+    def put(changed: Callable[[str], str]) -> None:
+        for text, words in texts.items():
+            text.set_text(changed(words))
+        for formatter, labels in ticks.items():
+            formatter.seq = [changed(label) for label in labels]
+
+    put(change)
+    return lambda: put(str)
+
+
+def choose_fonts(drawing: Drawing) -> list[str]:
+    """Give all text the fonts that its letters need, and no more: matplotlib looks each of them up for every word."""
+    texts = drawing.findobj(Text)
+    letters = {letter for text in texts for letter in text.get_text()}
+    letters |= {letter for formatter in _formatters(drawing) for label in formatter.seq for letter in label}
+    used = {next((family for family in families() if _has(family, letter)), FAMILIES[0]) for letter in letters}
+    chosen = [family for family in families() if family in {FAMILIES[0], *used}]
+    for text in texts:
+        text.set_fontfamily(chosen)
+    return chosen
+
+
+def _formatters(drawing: Drawing) -> list[FixedFormatter]:
+    found = [axis.get_major_formatter() for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis)]
+    return [one for one in found if isinstance(one, FixedFormatter)]
+
+
+def ticks(axis: Axis, labels: Sequence[str], offset: float = 0.0) -> None:
+    """A label for each of 0, 1, 2 ...; `relabel` finds these."""
+    axis.set_ticks([place + offset for place in range(len(labels))])
+    axis.set_major_formatter(FixedFormatter(list(labels)))
 
 
 @cache
@@ -117,10 +183,6 @@ def families() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _family_of(text: str) -> str | None:
-    return next((family for family in families() if _has(family, text)), None)
-
-
 @cache
 def _has(family: str, text: str) -> bool:
     """Whether a font has all letters; half a word in another font would not join."""
@@ -128,4 +190,4 @@ def _has(family: str, text: str) -> bool:
         return False
     path = font_manager.findfont(font_manager.FontProperties(family=family), fallback_to_default=False)
     font = font_manager.get_font(path)
-    return all(character == " " or font.get_char_index(ord(character)) for character in text)
+    return all(character.isspace() or font.get_char_index(ord(character)) for character in text)
