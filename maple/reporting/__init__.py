@@ -1,1 +1,1 @@
-"""What a study shows: its cells read from their folders, its tables, figures and claims, and the page of them."""
+"""What a study found: read from its folder, compared, drawn."""

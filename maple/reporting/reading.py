@@ -1,0 +1,195 @@
+"""One cell of a study, as its folder holds it: what it is, where it stands, what it cost, what it scored.
+
+What cannot be read is a sentence among the complaints, and the rest is read: a report on a study that still runs, or
+that lost a file, shows what there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from maple.data.records import lines, parse
+from maple.errors import InputError, readable, shown
+from maple.evaluation.results import PREDICTIONS, SCORES, Results
+from maple.evaluation.view import COUNTED, PRIMARY
+from maple.jsonfile import read_object
+from maple.judging.annotations import share
+from maple.languages import known, language_of
+from maple.outputs import SUMMARY
+
+CELL, STATE, FIT = "cell.json", "state.json", "fit"
+STATES = ("planned", "training", "scoring", "done", "failed")
+BY_RANK = "alpha = rank"
+ROUNDING = 1e-6  # relative; a mean that was summed in another order, or over processes, differs from ours by 1e-12
+
+Pair = tuple[str, str]  # (task, language)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One adapter, or one base (rank 0), and its scores."""
+
+    name: str
+    model: str  # as the study names it
+    data: str | None  # None: a base
+    rank: int  # 0: a base
+    bits: int
+    scaling: str  # "alpha = rank", "alpha = 8", "rsLoRA, alpha = 8"; "" of a base
+    seed: int | None  # None: a base
+    state: str  # one of STATES
+    error: str | None
+    seconds: float | None  # of the whole cell
+    summary: dict | None  # fit/summary.json
+    trained: frozenset[str]  # languages of its training records; of a base none
+    rows: dict[Pair, dict]  # the row of scores.json of the primary metric
+    counted: dict[Pair, dict[str, float]]  # what was counted of the prompts: tokens_per_character, prompts_cut
+    items: dict[Pair, np.ndarray]  # the primary metric of each example, in the row's unit; NaN: no verdict on it
+    fit: dict = field(default_factory=dict, repr=False)  # flags of maple.fit, as cell.json has them
+    progress: tuple[int, int] | None = None  # (step, of) while it trains
+
+    @property
+    def is_base(self) -> bool:
+        """Whether nothing was trained."""
+        return self.rank == 0
+
+
+def read_cell(folder: Path, scores: Path | None, complain: Callable[[str], None]) -> Cell | None:
+    """The cell in a folder; None, and a complaint, where it does not say what it is.
+
+    scores   the folder of its evaluation, if there is one
+    """
+    try:
+        fit = read_object(folder / CELL).get("fit")
+        _check(fit, folder / CELL)
+    except InputError as error:
+        complain(f"{folder.name} is left out: {error}")
+        return None
+    state = _object(folder / STATE, complain) or {}
+    if state and state.get("state") not in STATES:
+        complain(f"{folder / STATE}: no state of a cell: {shown(state.get('state'))}")
+        state = {}
+    summary = _object(folder / FIT / SUMMARY, complain)
+    rows, counted, items = ({}, {}, {}) if scores is None else read_scores(scores, complain)
+    step, of = _number(state.get("step")), _number(state.get("of"))
+    return Cell(
+        name=folder.name,
+        model=fit["model"],
+        data=fit["data"] if fit["rank"] else None,
+        rank=fit["rank"],
+        bits=fit["bits"],
+        scaling=scaling(fit),
+        seed=fit["seed"] if fit["rank"] else None,
+        state=state.get("state", "planned"),
+        error=str(state["error"]) if state.get("error") is not None else None,
+        seconds=_number(state.get("seconds")),
+        summary=summary,
+        trained=_trained(summary),
+        rows=rows,
+        counted=counted,
+        items=items,
+        fit=fit,
+        progress=None if step is None or of is None else (int(step), int(of)),
+    )
+
+
+def _check(fit: object, path: Path) -> None:
+    kinds = {"model": str, "rank": int, "bits": int}
+    if isinstance(fit, dict) and fit.get("rank") != 0:
+        kinds |= {"data": str, "seed": int}
+    for name, kind in kinds.items():
+        if not isinstance(fit, dict) or not isinstance(fit.get(name), kind):
+            raise InputError(f'{path}: {name!r} of "fit" must be {"text" if kind is str else "a whole number"}')
+
+
+def scaling(fit: dict) -> str:
+    """The rule behind the adapter's scale, in words; "" of a base."""
+    if not fit["rank"]:
+        return ""
+    alpha = _number(fit.get("alpha")) or fit["rank"]
+    if fit.get("rslora"):
+        return f"rsLoRA, alpha = {alpha:g}"
+    return BY_RANK if alpha == fit["rank"] else f"alpha = {alpha:g}"
+
+
+def _object(path: Path, complain: Callable[[str], None]) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        return read_object(path)
+    except InputError as error:
+        complain(str(error))
+        return None
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None: JSON's reader lets NaN pass."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _trained(summary: dict | None) -> frozenset[str]:
+    records = (summary or {}).get("training_records")
+    return frozenset(code for code, count in records.items() if count) if isinstance(records, dict) else frozenset()
+
+
+def read_scores(folder: Path, complain: Callable[[str], None]) -> tuple[dict, dict, dict]:
+    """(rows, counted, items) of an evaluation, each by task and language; see Cell."""
+    try:
+        found = Results(folder).rows
+    except InputError as error:
+        complain(str(error))
+        return {}, {}, {}
+    rows, counted = {}, {}
+    for row in found:
+        pair = row["task"], row["language"]
+        if not pair[0].isidentifier() or language_of(pair[1]) not in known():
+            complain(f"{folder / SCORES}: no task and language: {shown(pair)}")
+        elif _number(row["value"]) is None:
+            pass  # the mean of nothing
+        elif row["metric"] in COUNTED:
+            counted.setdefault(pair, {})[row["metric"]] = row["value"]
+        elif row["metric"] in PRIMARY and (pair not in rows or _precedes(row, rows[pair])):
+            rows[pair] = row
+    items = {}
+    for pair, row in rows.items():
+        try:
+            items[pair] = read_items(folder / PREDICTIONS / f"{pair[0]}.{pair[1]}.jsonl", row)
+        except InputError as error:
+            complain(str(error))
+    return rows, counted, items
+
+
+def _precedes(row: dict, other: dict) -> bool:
+    return PRIMARY.index(row["metric"]) < PRIMARY.index(other["metric"])
+
+
+def read_items(path: Path, row: dict) -> np.ndarray:
+    """The scores of the examples that a row of scores.json is the mean of. Raises InputError where they are not."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    values = []
+    with readable(path), path.open("rb") as file:
+        for number, line in enumerate(lines(file, str(path)), start=1):
+            values.append(_score(parse(line, f"{path}:{number}"), row["metric"], f"{path}:{number}"))
+    items = np.array(values, dtype=np.float64)
+    counted = items[~np.isnan(items)]
+    if len(counted) != row["n"] or abs(counted.mean() - row["value"]) > ROUNDING * max(1.0, abs(row["value"])):
+        raise InputError(f"{path}: not the examples of {SCORES}, which has {row['n']} with a mean of {row['value']:g}")
+    return items
+
+
+def _score(line: object, metric: str, where: str) -> float:
+    score = line.get("score") if isinstance(line, dict) else None
+    if not isinstance(score, dict):
+        raise InputError(f"{where}: no prediction: it has no 'score'")
+    if metric == "win_rate":  # in percent, as its row; a verdict that could not be read is none
+        preference = _number(score.get("preference"))
+        return math.nan if preference is None else 100 * share(preference)
+    value = _number(score.get(metric))
+    if value is None:
+        raise InputError(f"{where}: no number for {metric!r}")
+    return float(value)
