@@ -30,9 +30,9 @@ ROUNDING = 1e-6  # relative; a mean that was summed in another order, or over pr
 Pair = tuple[str, str]  # (task, language)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One adapter, or one base (rank 0), and its scores."""
+    """One adapter, or one base (rank 0), and its scores; equal to itself alone, and so fit to be a key."""
 
     name: str
     model: str  # as the study names it
