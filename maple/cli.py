@@ -4,8 +4,9 @@
         cli.main(fit)
 
 Types, defaults and `Literal` choices come from the signature; the help of a flag is the line `name: text` in the
-function's docstring. A positional-only parameter has no flag: `def report(folder: str, /)` is `report FOLDER`. Nothing heavy is imported here: a verb imports torch inside its function, so `--help` and typing
-errors answer in a fraction of a second.
+function's docstring. A positional-only parameter has no flag: `def report(folder: str, /)` is `report FOLDER`. Nothing
+heavy is imported here: a verb imports torch inside its function, so `--help` and typing errors answer in a fraction of
+a second.
 
 Exit codes: 0 done, 2 wrong input (one message on stderr, no traceback), 130 after Ctrl-C, 143 after SIGTERM.
 """

@@ -14,15 +14,18 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maple.data.records import lines, parse
 from maple.durable import replace_file
 from maple.errors import InputError, readable, shown
-from maple.evaluation.prompting import Request
-from maple.evaluation.scoring import Answer
 from maple.evaluation.task import Choice
 from maple.jsonfile import read_array
-from maple.metrics.example import Estimate
+
+if TYPE_CHECKING:  # they import torch, and a report reads scores without it
+    from maple.evaluation.prompting import Request
+    from maple.evaluation.scoring import Answer
+    from maple.metrics.example import Estimate
 
 SCORES, PREDICTIONS = "scores.json", "predictions"
 KINDS = {  # of what stands in a row of scores.json
@@ -106,6 +109,8 @@ class Results:
         expected = [(request.digest, _asked(settings)) for request in requests]
         if [(row.get("prompt_sha256"), row.get("asked_sha256")) for row in rows] != expected:
             return None
+        from maple.evaluation.scoring import Answer
+
         return [Answer(request.number, row["output"], [], {}) for request, row in zip(requests, rows, strict=True)]
 
 

@@ -41,7 +41,9 @@ def inline(svg: str, name: str, label: str) -> Markup:
             else:
                 element.set(attribute, REFERENCE.sub(rf"url(#{name}-\1)", value))
         element.tag = element.tag.removeprefix(SVG)  # HTML knows the names without their namespace
-    root.attrib |= {"role": "img", "aria-label": label}
+    width = root.attrib.pop("width").removesuffix("pt")
+    del root.attrib["height"]  # the page's style sheet scales it, from its width
+    root.attrib |= {"style": f"--width: {width}", "role": "img", "aria-label": label}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
