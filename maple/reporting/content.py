@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from maple.reporting.figures import Figure, draw
 from maple.reporting.samples import Sample, read_samples
 from maple.reporting.settings import settings_tables
-from maple.reporting.study import Study
+from maple.reporting.study import CELLS, Cell, Study, scores_of
 from maple.reporting.table import Table
 from maple.reporting.tables import tables
 
@@ -18,7 +18,7 @@ class Content:
 
     study: Study
     findings: list[str] = field(default_factory=list)  # sentences, the most important first
-    claims: list = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     tables: dict[str, list[Table]] = field(default_factory=dict)  # by the section of the page
     figures: list[Figure] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)  # sentences: what could not be drawn, and why
@@ -30,12 +30,38 @@ class Content:
         return [*(table for some in self.tables.values() for table in some), *(one.table for one in self.figures)]
 
 
+SECTION = {  # of the page, that a table belongs to
+    "claims": "claims", "table_1": "paper", "table_2": "paper", "grid": "study", "price": "price",
+    "cells": "cells", "languages": "cells",
+}  # fmt: skip
+
+
 def gather(study: Study) -> Content:
     """All of it, from the scores of a study."""
-    figures, lacking = draw(study, None)
+    replicates = Replicates(study)
+    claims = judge(study, replicates)
+    figures, lacking = draw(study, replicates, claims)
+    by_section: dict[str, list[Table]] = {"settings": settings_tables(study)}
+    for table in tables(study, replicates, claims):
+        by_section.setdefault(SECTION[table.name], []).append(table)
+    sampled = best_cell(study, replicates)
+    scores = sampled and scores_of(study.folder / CELLS / sampled.name, study.config)
     return Content(
         study,
-        tables={"cells": tables(study), "settings": settings_tables(study)},
-        figures=figures,
-        lacking=lacking,
+        cheapest(study, replicates),
+        claims,
+        by_section,
+        figures,
+        lacking,
+        sampled.name if sampled else "",
+        read_samples(sampled, scores) if sampled else {},
     )
+
+
+def best_cell(study: Study, replicates: Replicates) -> Cell | None:
+    """A seed of the point with the best mean over what every adapter has scores of; before that, any with scores."""
+    adapters = [cell for cell in study.main if cell.items]
+    pairs = replicates.shared(adapters)
+    if adapters and pairs:
+        return max(study.groups(adapters), key=lambda seeds: replicates.mean(seeds, pairs).value)[0]
+    return next((cell for cell in [*adapters, *study.cells] if cell.items), None)

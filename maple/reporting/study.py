@@ -70,7 +70,7 @@ def read_study(folder: Path) -> Study:
     missing: list[str] = []
     cells = []
     for place in sorted(path for path in (folder / CELLS).glob("*") if path.is_dir()):
-        cell = read_cell(place, _scores_of(place, config), missing.append)
+        cell = read_cell(place, scores_of(place, config), missing.append)
         cells += [] if cell is None else [cell]
     cells.sort(key=_order(config))
     cells = _alike(cells, missing)
@@ -104,7 +104,7 @@ def _config_of(folder: Path) -> dict:
     return config
 
 
-def _scores_of(cell_folder: Path, config: dict) -> Path | None:
+def scores_of(cell_folder: Path, config: dict) -> Path | None:
     """The scores of a cell that belong to the study as it stands; it may hold those of other tasks or limits too."""
     found = [path for path in cell_folder.glob("scores-*") if (path / SCORES).is_file()]
     return max(found, key=lambda path: ((path / SCORES).stat().st_mtime_ns, path.name), default=None)
