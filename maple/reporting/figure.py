@@ -27,12 +27,18 @@ class Figure:
 
 def save(figure: Figure, folder: Path) -> str:
     """Write folder/NAME.png; returns the SVG, of which two runs over the same study make the same text."""
-    import matplotlib
+    from matplotlib import rc_context
+
+    from maple.reporting.style import drawable, relabel, styled
 
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}), warnings.catch_warnings():
+    drawing = figure.figure
+    with styled(), rc_context({"svg.hashsalt": figure.name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts than this machine
-        figure.figure.savefig(folder / f"{figure.name}.png", format="png", metadata={"Software": None})
+        restore = relabel(drawing, drawable)
+        drawing.savefig(folder / f"{figure.name}.png", format="png", metadata={"Software": None})
+        drawing.set_layout_engine("none")  # both are laid out alike, and once
+        restore()
         file = io.StringIO()
-        figure.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()

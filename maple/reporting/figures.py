@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from maple.reporting.bootstrap import Replicates
 from maple.reporting.figure import Figure, save
+from maple.reporting.scores import Scores
+from maple.reporting.study import Study
 
 __all__ = ["Figure", "draw", "save"]
 
 
-def draw(study, replicates) -> tuple[list[Figure], list[str]]:
+def draw(
+    study: Study, replicates: Replicates | None = None, verdicts: Sequence = ()
+) -> tuple[list[Figure], list[str]]:
     """The figures that can be drawn of what there is; of each other one a sentence that says what it lacks."""
-    return [], []
+    if find_spec("matplotlib") is None:
+        return [], ["There are no figures: matplotlib is not installed; pip install -e '.[plots]'."]
+    from maple.reporting import paper_figures
+
+    scores = Scores(study, replicates)
+    made = [*paper_figures.figures(scores)]
+    return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]
