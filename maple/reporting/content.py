@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from maple.reporting.advice import cheapest
+from maple.reporting.bootstrap import Replicates
+from maple.reporting.claims import Claim, judge
 from maple.reporting.figures import Figure, draw
 from maple.reporting.samples import Sample, read_samples
 from maple.reporting.settings import settings_tables

@@ -51,24 +51,24 @@ def render(content: Content, drawings: list[str]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"brief": brief, "figures": shown, "language": language_name, "tag": language_of}
-    environment.filters |= {"kind": _kind, "marked": _marked, "numeric": _is_numeric}
+    environment.filters |= {"numeric": _numeric, "parted": _parted}
     css, js = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    missing = [*content.study.missing, *content.lacking]
-    present = {"answer", "study"} | {name for name, tables in content.tables.items() if tables}
-    present |= {name for name in ("figures", "samples") if getattr(content, name)} | ({"missing"} if missing else set())
+    drawn = [
+        (one, inline(svg, one.name, brief(one.title))) for one, svg in zip(content.figures, drawings, strict=True)
+    ]
+    has = {"missing": content.study.missing, "figures": drawn or content.lacking, "samples": content.samples}
+    has |= {"answer": True, "study": True} | content.tables
     return environment.get_template("page.html").render(
         policy=_policy(css, js),
         css=Markup(css),
         js=Markup(js),
         lead=lead(content.study),
         about=about(content.study),
-        sections=[(name, title) for name, title in SECTIONS.items() if name in present],
-        drawings=[
-            (one, inline(svg, one.name, brief(one.title))) for one, svg in zip(content.figures, drawings, strict=True)
-        ],
-        drawn={one.name for one in content.figures},
-        missing=missing,
-        **{name: getattr(content, name) for name in ("study", "findings", "claims", "tables", "sampled", "samples")},
+        sections=[(name, title) for name, title in SECTIONS.items() if has.get(name)],
+        drawings=drawn,
+        marks=MARKS,
+        **{name: getattr(content, name) for name in ("study", "findings", "claims", "lacking", "sampled", "samples")},
+        tables={"study": []} | content.tables,
     )
 
 
@@ -140,16 +140,12 @@ def _policy(css: str, js: str) -> str:
     )
 
 
-def _kind(verdict: str) -> str:
-    """The class of a verdict: its first words without blanks."""
-    return verdict.partition(":")[0].replace(" ", "-")
+def _parted(verdict: str) -> list[str]:
+    """["not testable here", "there is no base"]; of any other verdict the second is empty."""
+    return [*verdict.split(": ", 1), ""][:2]
 
 
-def _marked(verdict: str) -> str:
-    """A verdict with a sign that tells it without its colour."""
-    return f"{MARKS[verdict.partition(':')[0]]} {verdict[0].upper()}{verdict[1:]}"
-
-
-def _is_numeric(table: Table, column: int) -> bool:
-    """Whether a column has numbers, which stand to the right."""
-    return any(isinstance(row[column], int | float) for row in table.rows)
+def _numeric(table: Table) -> list[bool]:
+    """Of each column whether it has numbers, which stand to the right."""
+    columns = range(len(table.columns))
+    return [any(isinstance(row[column], int | float) for row in table.rows) for column in columns]

@@ -30,7 +30,7 @@ def _training(study: Study) -> Table:
         for flag in flags
     ]
     note = "Ours: a choice of this study, which the paper does not give."
-    return Table("settings-training", "Training", ["flag", "values", "whose choice"], rows, note)
+    return Table("settings_training", "Training", ["flag", "values", "whose choice"], rows, note)
 
 
 def _tasks(study: Study) -> Table:
@@ -46,7 +46,7 @@ def _tasks(study: Study) -> Table:
         for name in names
     ]
     columns = ["setting", "whose choice", *settings]
-    return Table("settings-tasks", "How the tasks were asked", columns, rows, "Ours: the paper does not give it.")
+    return Table("settings_tasks", "How the tasks were asked", columns, rows, "Ours: the paper does not give it.")
 
 
 def _versions(study: Study) -> Table:

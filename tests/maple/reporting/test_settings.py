@@ -28,13 +28,13 @@ def tables(study):
 
 
 def test_flags_of_training_are_the_papers_grid_or_ours():
-    found = tables(study())["settings-training"]
+    found = tables(study())["settings_training"]
     assert found["rank"] == ["1, 8", "the paper's grid"] and found["lr"] == ["0.0002", "ours"]
     assert found["alpha"] == ["1, 8", "ours"] and found["languages"] == ["none", "ours"]
 
 
 def test_settings_of_tasks_stand_beside_each_other():
-    found = tables(study())["settings-tasks"]
+    found = tables(study())["settings_tasks"]
     assert found == {"setting": ["ours", "tiny", "tiny", "tiny"], "limit": ["", "20", "20", "20"]}
 
 
