@@ -191,7 +191,7 @@ def _scored(cell: Cell, chance: Mapping, hard: Mapping, alike: float, random: np
         depth = np.sqrt(alike) * shared + np.sqrt(1 - alike) * random.standard_normal(len(shared))
         x = (depth < _normal.inv_cdf(float(p))) * (100.0 if metric == "win_rate" else 1.0)
         row = {"task": task, "language": language, "metric": metric, "value": float(x.mean())}
-        row |= {"stderr": float(x.std(ddof=1) / np.sqrt(len(x))), "n": len(x), "settings": {"setting": "tiny"}}
+        row |= {"stderr": float(x.std(ddof=1) / np.sqrt(len(x))), "n": len(x), "settings": {"setting": "harness"}}
         rows[task, language], items[task, language] = row, x
         counted[task, language] = {"prompts_cut": 0.0, "tokens_per_character": 0.25 + len(language) / 100}
     return replace(cell, rows=rows, counted=counted, items=items)

@@ -3,15 +3,18 @@
 Examples are drawn anew, with replacement, within each task and language, the same draw for all cells: two cells have
 answered the same questions, and what is hard for both is no difference between them (a paired bootstrap).
 
-Seeds are blocks, the same draw for all cells with the same seeds. Of S seeds that is
+Seeds are blocks, the same draw for all cells with the same seeds. Of S seeds a replicate is
 
-    mean of the seeds + sum_s (1 / S) w_s x_s         w = sqrt(S / (S - 1)) (g - mean g) sqrt((S - 1) / chi^2_(S-1))
+    mean of the seeds by the drawn examples + sum_s (1 / S) w_s x_s
+    w = sqrt(S / (S - 1)) (g - mean g) sqrt((S - 1) / chi^2_(S-1))
 
 with g standard normal: what lies between the seeds becomes Student's t with S - 1 degrees of freedom, whatever is
 computed from the x. Without the last factor the variance is that of resampling S - 1 of the S seeds (Rao and Wu 1988),
-which is unbiased. But two or three seeds are what studies have, and S - 1 = 2 draws of three seeds are all above zero
-in one null study of eight; with the factor an error of 5 % is one (tests/maple/reporting/test_bootstrap.py). Of one
-seed there is no draw: what such an interval says is true of this seed.
+which is unbiased; but studies have two or three seeds, and in one study of eight without any effect all of three lie
+above zero, and every resampling of them too. With it 5 % of such studies show an effect at 5 %
+(tests/maple/reporting/test_bootstrap.py). A seed's own luck with the examples is in both terms, so an interval over
+seeds that hardly differ is longer than it need be: up to a half with three seeds. Of one seed there is no draw: what
+such an interval says is true of this seed.
 
 Means are taken as the paper takes its own: over languages within a task, then over tasks.
 """
@@ -115,7 +118,7 @@ class Replicates:
                 one = self._of_one(cell, pairs)
                 share = 1 / len(group) / len(groups)
                 value += share * one.value
-                replicates += share * weight * one.replicates
+                replicates += share * (one.replicates + weight * one.value)
         return Mean(value, replicates) if groups else Mean(np.nan, np.full(self.count, np.nan))
 
     def _of_one(self, cell: Cell, pairs: Sequence[Pair]) -> Mean:
@@ -133,14 +136,14 @@ class Replicates:
         )
 
     def _seed_weights(self, seeds: tuple[int | None, ...]) -> np.ndarray:
-        """[seeds, replicates]; they add up to the number of seeds in each replicate."""
+        """What is added to the weight 1 of each seed, [seeds, replicates]; it adds up to 0 in each replicate."""
         s = len(seeds)
         if s == 1:
-            return np.ones((1, self.count))
+            return np.zeros((1, self.count))
         random = np.random.default_rng([SEED, *(zlib.crc32(str(seed).encode()) for seed in seeds)])
         g = random.standard_normal((s, self.count))
         tails = np.sqrt((s - 1) / random.chisquare(s - 1, self.count))
-        return 1 + np.sqrt(s / (s - 1)) * (g - g.mean(axis=0)) * tails
+        return np.sqrt(s / (s - 1)) * (g - g.mean(axis=0)) * tails
 
     def seeds_of(self, cells: Iterable[Cell]) -> int:
         """The fewest seeds of what differs in its seed alone; 1: the spread between seeds is in no interval."""

@@ -57,6 +57,12 @@ class Cell:
         """Whether nothing was trained."""
         return self.rank == 0
 
+    @property
+    def source(self) -> str | None:
+        """The data, and its languages where it is not all of them: two data sets of one name are two."""
+        languages = self.fit.get("languages")
+        return f"{self.data} ({languages})" if self.data and languages else self.data
+
 
 def read_cell(folder: Path, scores: Path | None, complain: Callable[[str], None]) -> Cell | None:
     """The cell in a folder; None, and a complaint, where it does not say what it is.
