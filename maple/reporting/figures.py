@@ -13,14 +13,13 @@ from maple.reporting.study import Study
 __all__ = ["Figure", "draw", "save"]
 
 
-def draw(
-    study: Study, replicates: Replicates | None = None, verdicts: Sequence = ()
-) -> tuple[list[Figure], list[str]]:
+def draw(study: Study, replicates: Replicates | None = None, verdicts: Sequence = ()) -> tuple[list[Figure], list[str]]:
     """The figures that can be drawn of what there is; of each other one a sentence that says what it lacks."""
     if find_spec("matplotlib") is None:
         return [], ["There are no figures: matplotlib is not installed; pip install -e '.[plots]'."]
-    from maple.reporting import paper_figures
+    from maple.reporting import heat_figures, language_figures, paper_figures, price_figures
 
     scores = Scores(study, replicates)
-    made = [*paper_figures.figures(scores)]
+    groups = (paper_figures, heat_figures, language_figures, price_figures)
+    made = [one for group in groups for one in group.figures(scores)]
     return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]

@@ -123,8 +123,9 @@ def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], ranks: list[int
         red, green, blue, _ = colours(norm(one.value * unit.factor))
         ink = "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < DARK else "black"
         value, ends = unit.text(one)
-        panel.text(x, y + (0.14 if ends else 0), value, ha="center", va="center", color=ink, fontsize=12.5)
-        panel.text(x, y - 0.24, ends, ha="center", va="center", color=ink, fontsize=8.5)
+        inside = {"ha": "center", "va": "center", "color": ink, "in_layout": False}  # it needs no room of its own
+        panel.text(x, y + (0.14 if ends else 0), value, fontsize=12.5, **inside)
+        panel.text(x, y - 0.24, ends, fontsize=8.5, **inside)
     style.ticks(panel.xaxis, [str(width) for width in bits], offset=0.5)
     style.ticks(panel.yaxis, [str(rank) for rank in ranks], offset=0.5)
     panel.tick_params(length=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import ceil
 
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from maple.reporting import style
 from maple.reporting.scores import Estimate
 
 MOST = 42  # rows under each other; 122 languages make three columns
+WIDEST = 0.26  # of a bar, where the groups are one apart
 
 Series = Mapping[str, Mapping[str, Estimate]]  # {series: {row: estimate}}
 
@@ -30,7 +31,7 @@ def dots(
 
     zero   the values are differences: a line stands at none
     """
-    series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    series = style.looks(name for panel in panels.values() for name in panel)
     parts = [rows[start : start + _per_column(rows)] for start in range(0, len(rows), _per_column(rows))]
     across = len(panels) * len(parts)
     high = len(parts[0]) * max(0.31, 0.13 * len(series) + 0.12)
@@ -43,7 +44,7 @@ def dots(
             axis.set_title(textwrap.fill(name, 44 // len(panels) * 2), loc="left")
         if zero:
             axis.axvline(0, color="black", linewidth=1.2, zorder=1)
-    drawing.supxlabel(label, fontsize=12)
+        axis.set_xlabel(label)
     legend(drawing, axes, series)
     return drawing
 
@@ -52,18 +53,18 @@ def _per_column(rows: Sequence[str]) -> int:
     return max(1, ceil(len(rows) / ceil(len(rows) / MOST)))
 
 
-def _rows(axis: Axes, panel: Series, rows: Sequence[str], series: list[str], factor: float) -> None:
+def _rows(axis: Axes, panel: Series, rows: Sequence[str], series: Mapping, factor: float) -> None:
     step = min(0.8 / max(len(series), 1), 0.3)
-    for number, name in enumerate(series):
+    for number, (name, look) in enumerate(series.items()):
         shift = (number - (len(series) - 1) / 2) * step
         some = [(place + shift, panel[name][row]) for place, row in enumerate(rows) if row in panel.get(name, {})]
-        look = {"color": style.COLOURS[number % len(style.COLOURS)]}
         for y, one in some:
             if one.low is not None:
-                axis.plot([one.low * factor, one.high * factor], [y, y], linewidth=1.6, alpha=0.75, **look)
+                ends = [one.low * factor, one.high * factor]
+                axis.plot(ends, [y, y], linewidth=1.6, alpha=0.75, color=look["color"])
         values = [one.value * factor for _, one in some]
-        mark = style.MARKS[number % len(style.MARKS)]
-        axis.plot(values, [y for y, _ in some], mark, markersize=5.5, label=name, **look)
+        mark = {"linestyle": "", "markersize": 5.5, **style.of(look, "color", "marker")}
+        axis.plot(values, [y for y, _ in some], label=name, **mark)
     style.ticks(axis.yaxis, rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -74,14 +75,17 @@ def _rows(axis: Axes, panel: Series, rows: Sequence[str], series: list[str], fac
 
 def bars(title: str, panels: Mapping[str, Series], groups: Sequence[str], label: str, *, form: str = ".2f") -> Drawing:
     """Groups of bars from zero, a bar a series, its interval as a line, its value over it; a panel below another."""
-    series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    series = style.looks(name for panel in panels.values() for name in panel)
     drawing = style.sheet(title, style.WIDE, 3.4 * len(panels) + 1.3)
     axes = drawing.subplots(len(panels), 1, squeeze=False, sharey=True, sharex=True)[:, 0]
-    width = 0.84 / len(series)
+    width = min(0.84 / len(series), WIDEST)
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
-        for number, one_series in enumerate(series):
+        for number, (one, look) in enumerate(series.items()):
             shift = (number - (len(series) - 1) / 2) * width
-            _bars(axis, panel.get(one_series, {}), groups, shift, width, number, one_series, form)
+            some = [
+                (place + shift, panel[one][group]) for place, group in enumerate(groups) if group in panel.get(one, {})
+            ]
+            _bars(axis, some, width, one, look, form)
         style.ticks(axis.xaxis, groups)
         axis.tick_params(axis="x", length=0, labelbottom=True)
         axis.set_ylabel(label)
@@ -93,10 +97,9 @@ def bars(title: str, panels: Mapping[str, Series], groups: Sequence[str], label:
     return drawing
 
 
-def _bars(axis: Axes, values: Mapping[str, Estimate], groups, shift, width, number: int, name: str, form: str) -> None:
-    some = [(place + shift, values[group]) for place, group in enumerate(groups) if group in values]
-    look = {"color": style.COLOURS[number % len(style.COLOURS)], "hatch": style.HATCHES[number % len(style.HATCHES)]}
-    axis.bar([x for x, _ in some], [one.value for _, one in some], width * 0.94, label=name, edgecolor="white", **look)
+def _bars(axis: Axes, some: list[tuple[float, Estimate]], width: float, name: str, look: Mapping, form: str) -> None:
+    look = {"edgecolor": "white", **style.of(look, "color", "hatch")}
+    axis.bar([x for x, _ in some], [one.value for _, one in some], width * 0.94, label=name, **look)
     for x, one in some:
         if one.low is not None:
             axis.plot([x, x], [one.low, one.high], color="black", linewidth=1.4)
@@ -108,7 +111,7 @@ def _bars(axis: Axes, values: Mapping[str, Estimate], groups, shift, width, numb
         )
 
 
-def legend(drawing: Drawing, axes, series: Sequence[str]) -> None:
+def legend(drawing: Drawing, axes: Iterable[Axes], series: Collection[str]) -> None:
     """One for all panels, below them, where it hides no data."""
     if len(series) < 2:
         return

@@ -15,8 +15,8 @@ from statistics import fmean
 
 import numpy as np
 
-from maple.languages import fact, groups
-from maple.reporting.bootstrap import Replicates, interval
+from maple.languages import fact, groups, language_of
+from maple.reporting.bootstrap import Replicates, interval, stderr
 from maple.reporting.published import WIN_RATE
 from maple.reporting.study import Cell, Pair, Study
 
@@ -104,13 +104,13 @@ class Scores:
 
     @cached_property
     def rows_of_languages(self) -> list[str]:
-        """The languages of the mean by resources, the most first, then by code."""
+        """The languages of the mean by resources, the most first, then by code; a pair with that of its context."""
 
         def place(code: str) -> tuple[int, str]:
             joshi = fact(code).joshi
             return (1 if joshi is None else -joshi), code
 
-        return sorted({language for _, language in self.in_mean}, key=place)
+        return sorted({language_of(language) for _, language in self.in_mean}, key=place)
 
     def mean(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Of the cells that have all of these scores: over the seeds of each point, then over points; None: of none."""
@@ -135,6 +135,11 @@ class Scores:
         drawn = sum(self._drawn(seeds, pairs) for seeds in points)
         drawn = drawn - sum(self._drawn(base, pairs) for base in bases if base)
         return Estimate(value, *interval(drawn / len(points)))
+
+    def stderr(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> float | None:
+        """Of the mean of cells that differ in their seed alone; None where there is no interval."""
+        cells = [cell for cell in cells if _has(cell, pairs) and cell.items.keys() >= set(pairs)]
+        return stderr(self._drawn(cells, frozenset(pairs))) if cells and self.replicates else None
 
     def _drawn(self, group: list[Cell], pairs: frozenset[Pair]) -> np.ndarray:
         return self.replicates.mean(group, sorted(pairs)).replicates

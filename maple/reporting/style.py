@@ -7,7 +7,7 @@ tells, a mark or a number tells too.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 from matplotlib import font_manager, rc_context
@@ -32,7 +32,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
 DASHES = ("-", "--", "-.", ":")
-GREY = "#767676"  # of what is no measurement: 4.5 : 1 on white
+BASE = "base"  # the series of what is not trained, the last and grey
+GREY = "#767676"  # 4.5 : 1 on white
 WIDE = 11.0  # inches: at 100 dots each as wide as a page, and its letters as large as those of a slide
 DOTS = 100
 LONGEST = 34  # characters of a name in a figure; its table has all of it
@@ -88,6 +89,22 @@ def names(values: Iterable[str]) -> dict[str, str]:
 def _cut(text: str, longest: int = LONGEST) -> str:
     text = one_line(text)
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-(longest // 2) + 1 :]}"
+
+
+def looks(series: Iterable[str]) -> dict[str, dict[str, str]]:
+    """A colour, a mark, a hatch and a dash for each series, the base behind the others."""
+    order = sorted(dict.fromkeys(series), key=lambda name: name == BASE)
+    kinds = {"color": COLOURS, "marker": MARKS, "hatch": HATCHES, "linestyle": DASHES}
+    found = {
+        name: {kind: values[number % len(values)] for kind, values in kinds.items()}
+        for number, name in enumerate(order)
+    }
+    return found | ({BASE: {"color": GREY, "marker": "x", "hatch": "", "linestyle": ":"}} if BASE in found else {})
+
+
+def of(look: Mapping[str, str], *kinds: str) -> dict[str, str]:
+    """A part of a look."""
+    return {kind: look[kind] for kind in kinds}
 
 
 def language(code: str) -> str:
