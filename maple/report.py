@@ -43,8 +43,8 @@ def report(folder: str, /) -> None:
         for table in content.all_tables():
             table.save(partial)
     with whole_folder(place / FIGURES) as partial:
-        drawings = [save(figure, partial) for figure in content.figures]
-    replace_file(place / PAGE, render(content, drawings))
+        svg = {figure.name: save(figure, partial) for figure in content.all_figures()}
+    replace_file(place / PAGE, render(content, svg))
     print(f"Report: {without_controls(str(place / PAGE))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 from maple.reporting.advice import cheapest
 from maple.reporting.bootstrap import Replicates
@@ -23,27 +24,40 @@ class Content:
     findings: list[str] = field(default_factory=list)  # sentences, the most important first
     claims: list[Claim] = field(default_factory=list)
     tables: dict[str, list[Table]] = field(default_factory=dict)  # by the section of the page
-    figures: list[Figure] = field(default_factory=list)
+    figures: dict[str, list[Figure]] = field(default_factory=dict)  # likewise
     lacking: list[str] = field(default_factory=list)  # sentences: what could not be drawn, and why
     sampled: str = ""  # the cell that the samples are of
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
 
     def all_tables(self) -> list[Table]:
         """Those of the page, those of the figures included."""
-        return [*(table for some in self.tables.values() for table in some), *(one.table for one in self.figures)]
+        return [*chain(*self.tables.values()), *(figure.table for figure in self.all_figures())]
+
+    def all_figures(self) -> list[Figure]:
+        """Those of the page."""
+        return [*chain(*self.figures.values())]
 
 
 SECTION = {  # of the page, that a table belongs to
-    "claims": "claims", "table_1": "paper", "table_2": "paper", "grid": "study", "price": "price",
-    "cells": "cells", "languages": "cells",
-}  # fmt: skip
+    "claims": "claims",
+    "table_1": "paper",
+    "table_2": "paper",
+    "grid": "study",
+    "price": "price",
+    "cells": "cells",
+    "languages": "cells",
+}
+DRAWN_IN = {"claim": "claims", "pareto": "price", "price": "price"}  # of a figure by its first word; others: figures
 
 
 def gather(study: Study) -> Content:
     """All of it, from the scores of a study."""
     replicates = Replicates(study)
     claims = judge(study, replicates)
-    figures, lacking = draw(study, replicates, claims)
+    drawn, lacking = draw(study, replicates, claims)
+    figures: dict[str, list[Figure]] = {}
+    for figure in drawn:
+        figures.setdefault(DRAWN_IN.get(figure.name.partition("_")[0], "figures"), []).append(figure)
     by_section: dict[str, list[Table]] = {"settings": settings_tables(study)}
     for table in tables(study, replicates, claims):
         by_section.setdefault(SECTION[table.name], []).append(table)

@@ -34,10 +34,10 @@ SECTIONS = {  # in the order of the page
 MARKS = {"supported": "✓", "contradicted": "✗", "not shown": "–", "not testable here": "?"}
 
 
-def render(content: Content, drawings: list[str]) -> str:
+def render(content: Content, svg: dict[str, str]) -> str:
     """The page's HTML.
 
-    drawings   the SVG of each figure
+    svg   of each figure by its name
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -53,22 +53,24 @@ def render(content: Content, drawings: list[str]) -> str:
     environment.filters |= {"brief": brief, "figures": shown, "language": language_name, "tag": language_of}
     environment.filters |= {"numeric": _numeric, "parted": _parted}
     css, js = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    drawn = [
-        (one, inline(svg, one.name, brief(one.title))) for one, svg in zip(content.figures, drawings, strict=True)
-    ]
-    has = {"missing": content.study.missing, "figures": drawn or content.lacking, "samples": content.samples}
-    has |= {"answer": True, "study": True} | content.tables
+    drawings = {
+        section: [(one, inline(svg[one.name], one.name, brief(one.title))) for one in figures]
+        for section, figures in content.figures.items()
+    }
+    shown_in = {name: bool(drawings.get(name) or content.tables.get(name)) for name in SECTIONS}
+    shown_in |= {"answer": True, "study": True, "missing": content.study.missing, "samples": content.samples}
+    shown_in["figures"] |= bool(content.lacking)
     return environment.get_template("page.html").render(
         policy=_policy(css, js),
         css=Markup(css),
         js=Markup(js),
         lead=lead(content.study),
         about=about(content.study),
-        sections=[(name, title) for name, title in SECTIONS.items() if has.get(name)],
-        drawings=drawn,
+        sections=[(name, title) for name, title in SECTIONS.items() if shown_in[name]],
+        drawings=dict.fromkeys(SECTIONS, []) | drawings,
         marks=MARKS,
         **{name: getattr(content, name) for name in ("study", "findings", "claims", "lacking", "sampled", "samples")},
-        tables={"study": []} | content.tables,
+        tables=dict.fromkeys(SECTIONS, []) | content.tables,
     )
 
 
