@@ -172,7 +172,7 @@ def rank_and_scaling(study: Study, replicates: Replicates) -> Claim | None:
             if None not in slopes:
                 labels = f"{BY_RANK}, where {scaling} was run", scaling
                 figure += [line(f"{label}: {name}", slope) for label, slope in zip(labels, slopes, strict=True)]
-                figure.append(line(f"the former minus the latter: {name}", minus(*slopes)))
+                figure.append(line(f"{BY_RANK} minus {scaling}: {name}", minus(*slopes)))
     if not figure:
         return None
     text = "Is it the rank, or the scale of the adapter that goes with it? (no claim of the paper)"

@@ -6,7 +6,7 @@ scored on. Of the adapters those count whose cell is done and whose alpha is the
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -73,9 +73,9 @@ class Contrasts:
 
     def gain(self, pairs: Sequence[Pair] | None = None) -> Mean | None:
         """All adapters minus the base of the same model and bits, each base counting the same."""
-        found = []
+        found, adapters = [], balanced(self.adapters)
         for base in self.bases:
-            of_base = [cell for cell in self.adapters if (cell.model, cell.bits) == (base.model, base.bits)]
+            of_base = [cell for cell in adapters if (cell.model, cell.bits) == (base.model, base.bits)]
             shared = self.replicates.shared([base, *of_base], pairs)
             if of_base and shared:
                 found.append(minus(self.replicates.mean(of_base, shared), self.replicates.mean([base], shared)))
@@ -84,7 +84,7 @@ class Contrasts:
     def slope(self, cells: Iterable[Cell], factor: str, pairs: Sequence[Pair] | None = None) -> Mean | None:
         """What a doubling of rank or bits adds: least squares on the logarithm, all else being equal, then the mean."""
         strata = defaultdict(lambda: defaultdict(list))
-        for cell in cells:
+        for cell in balanced(cells):
             alike = tuple(getattr(cell, name) for name in SETTINGS if name not in (factor, "seed"))
             strata[alike][getattr(cell, factor)].append(cell)
         found = []
@@ -105,10 +105,26 @@ def done(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def matched(sides: Sequence[Sequence[Cell]], *apart: str) -> list[list[Cell]]:
-    """Of each side the cells whose settings, but for those named, are on every side."""
+    """Of each side the cells whose settings, but for those named, are on every side; balanced."""
     key = key_of(*apart)
     common = set.intersection(*({key(cell) for cell in side} for side in sides))
-    return [[cell for cell in side if key(cell) in common] for side in sides]
+    kept = set(balanced(cell for side in sides for cell in side if key(cell) in common))
+    return [[cell for cell in side if cell in kept] for side in sides]
+
+
+def balanced(cells: Iterable[Cell]) -> list[Cell]:
+    """Those whose settings were run with the same seeds as most are, of which alone seeds are blocks.
+
+    One seed that failed in one of forty settings would else leave that one with two, whose spread says little, and make
+    every mean over the forty as uncertain.
+    """
+    by_setting = defaultdict(list)
+    for cell in cells:
+        by_setting[cell.setting].append(cell)
+    seeds = {setting: tuple(sorted(cell.seed for cell in found)) for setting, found in by_setting.items()}
+    counts = Counter(seeds.values())
+    usual = max(counts, key=lambda some: (counts[some], len(some)), default=())
+    return [cell for setting, found in by_setting.items() if seeds[setting] == usual for cell in found]
 
 
 def key_of(*apart: str) -> Callable[[Cell], Hashable]:

@@ -68,9 +68,7 @@ def languages_do_not_help(of: Contrasts) -> Finding:
         if difference and abs(sizes[1] - sizes[0]) <= EQUAL_SIZE * max(sizes):
             parts.append(Part(f"{model}: {more} minus {fewer}", difference, MARGIN, -1))
     if not nested:
-        raise Untestable(
-            "two data sets of which one has the languages of the other and more, at the same rank and bits"
-        )
+        raise Untestable("two data sets of which one has the other's languages and more, at the same rank and bits")
     if not parts:
         raise Untestable(f"two such data sets of the same size; here {'; '.join(nested)}")
     sensitive = _sensitive(of)

@@ -58,6 +58,11 @@ class Cell:
         return self.rank == 0
 
     @property
+    def setting(self) -> tuple:
+        """All flags but the seed: cells that share it are runs of the same thing."""
+        return tuple((name, repr(value)) for name, value in self.fit.items() if name != "seed")
+
+    @property
     def source(self) -> str | None:
         """The data, and its languages where it is not all of them: two data sets of one name are two."""
         languages = self.fit.get("languages")

@@ -59,7 +59,7 @@ class Study:
         found = defaultdict(list)
         for cell in self.cells if cells is None else cells:
             if cell.rows:
-                found[tuple((name, repr(value)) for name, value in cell.fit.items() if name != "seed")].append(cell)
+                found[cell.setting].append(cell)
         return list(found.values())
 
 
