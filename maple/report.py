@@ -15,7 +15,7 @@ from pathlib import Path
 
 from maple import cli
 from maple.durable import replace_file, whole_folder
-from maple.errors import InputError
+from maple.errors import InputError, one_line
 from maple.terminal import without_controls
 
 PAGE, TABLES, FIGURES = "report.html", "tables", "figures"
@@ -67,9 +67,11 @@ def check_place(place: Path) -> None:
 
 
 def tell_missing(sentences: list[str]) -> None:
-    """The first of them on the terminal."""
+    """The first of them on the terminal, each as short as the page has it."""
+    from maple.reporting.names import brief
+
     for sentence in sentences[:TOLD]:
-        print(without_controls(sentence))
+        print(one_line(brief(sentence)))
     if len(sentences) > TOLD:
         print(f"... and {len(sentences) - TOLD} more; the page has all of them.")
 

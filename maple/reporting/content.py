@@ -9,6 +9,7 @@ from maple.reporting.advice import cheapest
 from maple.reporting.bootstrap import Replicates
 from maple.reporting.claims import Claim, judge
 from maple.reporting.figures import Figure, draw
+from maple.reporting.names import with_short_names
 from maple.reporting.samples import Sample, read_samples
 from maple.reporting.settings import settings_tables
 from maple.reporting.study import CELLS, Cell, Study, scores_of
@@ -52,6 +53,7 @@ DRAWN_IN = {"claim": "claims", "pareto": "price", "price": "price"}  # of a figu
 
 def gather(study: Study) -> Content:
     """All of it, from the scores of a study."""
+    study = with_short_names(study)
     replicates = Replicates(study)
     claims = judge(study, replicates)
     drawn, lacking = draw(study, replicates, claims)

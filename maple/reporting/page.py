@@ -12,13 +12,13 @@ from pathlib import Path
 
 from maple.languages import known, language_of
 from maple.reporting.content import Content
+from maple.reporting.names import brief
 from maple.reporting.study import Study
 from maple.reporting.svg import inline
 from maple.reporting.table import Table, shown
 from maple.terminal import without_controls
 
 HERE = Path(__file__).parent
-LONGEST = 400  # characters of a name or a message; a path has 255
 SECTIONS = {  # in the order of the page
     "answer": "The answer",
     "missing": "What is missing",
@@ -54,10 +54,10 @@ def render(content: Content, svg: dict[str, str]) -> str:
     environment.filters |= {"numeric": _numeric, "parted": _parted}
     css, js = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     drawings = {
-        section: [(one, inline(svg[one.name], one.name, brief(one.title))) for one in figures]
-        for section, figures in content.figures.items()
+        name: [(one, inline(svg[one.name], one.name, brief(one.title))) for one in content.figures.get(name, [])]
+        for name in SECTIONS
     }
-    shown_in = {name: bool(drawings.get(name) or content.tables.get(name)) for name in SECTIONS}
+    shown_in = {name: bool(drawings[name] or content.tables.get(name)) for name in SECTIONS}
     shown_in |= {"answer": True, "study": True, "missing": content.study.missing, "samples": content.samples}
     shown_in["figures"] |= bool(content.lacking)
     return environment.get_template("page.html").render(
@@ -67,10 +67,10 @@ def render(content: Content, svg: dict[str, str]) -> str:
         lead=lead(content.study),
         about=about(content.study),
         sections=[(name, title) for name, title in SECTIONS.items() if shown_in[name]],
-        drawings=dict.fromkeys(SECTIONS, []) | drawings,
+        drawings=drawings,
         marks=MARKS,
         **{name: getattr(content, name) for name in ("study", "findings", "claims", "lacking", "sampled", "samples")},
-        tables=dict.fromkeys(SECTIONS, []) | content.tables,
+        tables={name: content.tables.get(name, []) for name in SECTIONS},
     )
 
 
@@ -117,11 +117,6 @@ def _each(values) -> str:
 def language_name(code: str) -> str:
     """The English name of a language, and its code."""
     return f"{known()[language_of(code)].name} ({code})"
-
-
-def brief(text: str) -> str:
-    """A name or a message, without its middle where it is long."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def _clean(value: object) -> object:

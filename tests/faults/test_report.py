@@ -24,19 +24,15 @@ if CHROMIUM is None:
     )
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 
-HOSTILE = (
-    "<img src=x onerror=window.hit=1>",
-    '"><script>window.hit=1</script>',
-    "'-alert(1)-'",
+MODELS = ("<img src=x onerror=window.hit=1>", "$\\frac{", "\x00\x1b[31mred\ud800")
+DATA = ('"><script>window.hit=1</script>', "a\u202egpj.exe", "x" * 10_000, "عربي אבג 日本語")
+TEXTS = (
     "{{ 7 * 191 }}",
-    "$\\frac{",
-    "a\u202egpj.exe",
     "javascript:alert(1)",
     "</style><script>window.hit=1</script><svg onload=window.hit=1>",
-    "\x00\x1b[31mred\ud800",
-    "x" * 10_000,
-    "عربي אבג 日本語",
+    "</bdi></td></tr></table><form action=http://h><button autofocus onfocus=window.hit=1>",
 )
+HOSTILE = (*MODELS, *DATA, *TEXTS)
 # Kept on the page: what its Content-Security-Policy refused.
 WATCH = """
 window.refused = [];
@@ -122,16 +118,24 @@ def unfinished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """Everything that has a name or a text is an attack."""
+    """Everything that has a name or a text is an attack: models, data, title, error, prompts, outputs, targets."""
     folder = tmp_path_factory.mktemp("study") / "hostile"
-    study = imagine(folder, models=HOSTILE, data=HOSTILE[:2], ranks=(1, 8), bits=(4,), seeds=(0,), n=12)
-    cells = [replace(cell, name=f"cell-{number}") for number, cell in enumerate(study.cells)]
-    failed = replace(cells[-1], state="failed", error=" ".join(HOSTILE))
-    write(replace(study, cells=[*cells[:-1], failed], config=study.config | {"title": " ".join(HOSTILE[:8])}))
-    for path in folder.rglob("predictions/*.jsonl"):
+    names = {f"name-{number}": name for number, name in enumerate((*MODELS, *DATA))}
+    models, data = [*names][: len(MODELS)], [*names][len(MODELS) :]
+    study = imagine(folder, models=models, data=data, ranks=(1, 8), bits=(4,), seeds=(0,), n=len(HOSTILE))
+    write(replace(study, config=study.config | {"title": " ".join((*MODELS, *TEXTS))}))
+    for path in folder.rglob("cell.json"):
+        fit = json.loads(path.read_text())["fit"]
+        changed = {name: names.get(fit.get(name)) for name in ("model", "data") if name in fit}
+        path.write_text(json.dumps({"fit": fit | changed}))
+    path.with_name("state.json").write_text(json.dumps({"state": "failed", "error": " ".join(HOSTILE)}))
+    for number, path in enumerate(sorted(folder.rglob("predictions/*.jsonl"))):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        texts = [dict.fromkeys(("prompt", "output", "target"), text) for text in (HOSTILE * 2)[: len(rows)]]
-        path.write_text("".join(json.dumps(row | text) + "\n" for row, text in zip(rows, texts, strict=True)))
+        texts = HOSTILE[number % len(HOSTILE) :] + HOSTILE[: number % len(HOSTILE)]  # each comes first somewhere
+        changed = [
+            row | dict.fromkeys(("prompt", "output", "target"), text) for row, text in zip(rows, texts, strict=True)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in changed))
     return reported(folder)
 
 
@@ -184,7 +188,7 @@ def test_every_figure_is_there_with_its_letters_and_its_data(opened, whole):
         figure = page.locator(f"#figure-{name}")
         box = figure.locator("svg").bounding_box()
         assert box["width"] > 200 and box["height"] > 100
-        texts = [text for text in figure.locator("svg text").all_inner_texts() if text.strip()]
+        texts = [text for text in figure.locator("svg text").all_text_contents() if text.strip()]
         sizes = figure.locator("svg text").evaluate_all("(all) => all.map((one) => one.getBoundingClientRect().height)")
         assert len(texts) > 3 and min(sizes) > 8, name
         assert figure.locator("figcaption").inner_text() and figure.locator("tbody tr").count()
