@@ -35,6 +35,7 @@ def save(figure: Figure, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     drawing = figure.figure
     with styled(), rc_context({"svg.hashsalt": figure.name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # a name may be longer than the sheet
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts than this machine
         restore = relabel(drawing, drawable)
         drawing.savefig(folder / f"{figure.name}.png", format="png", metadata={"Software": None})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from maple.reporting.bootstrap import Replicates
+from maple.reporting.claims import Claim
 from maple.reporting.figure import Figure, save
 from maple.reporting.scores import Scores
 from maple.reporting.study import Study
@@ -13,13 +14,16 @@ from maple.reporting.study import Study
 __all__ = ["Figure", "draw", "save"]
 
 
-def draw(study: Study, replicates: Replicates | None = None, verdicts: Sequence = ()) -> tuple[list[Figure], list[str]]:
+def draw(
+    study: Study, replicates: Replicates | None = None, verdicts: Sequence[Claim] = ()
+) -> tuple[list[Figure], list[str]]:
     """The figures that can be drawn of what there is; of each other one a sentence that says what it lacks."""
     if find_spec("matplotlib") is None:
         return [], ["There are no figures: matplotlib is not installed; pip install -e '.[plots]'."]
-    from maple.reporting import heat_figures, language_figures, paper_figures, price_figures
+    from maple.reporting import claim_figure, heat_figures, language_figures, paper_figures, price_figures
 
     scores = Scores(study, replicates)
     groups = (paper_figures, heat_figures, language_figures, price_figures)
     made = [one for group in groups for one in group.figures(scores)]
+    made += [claim_figure.forest(verdicts, scores)]
     return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]

@@ -20,6 +20,7 @@ from maple.reporting.table import Table
 
 ACROSS = 4  # panels side by side: as many as the paper has data sets
 FIELD = 0.95, 0.62  # inches at most, and high: two lines of text
+NARROW = 0.85  # inches, that two numbers of four digits with signs take
 DARK = 0.5  # a field whose luminance is less has white letters
 
 
@@ -29,20 +30,22 @@ class Unit:
 
     label: str
     value: str
-    end: str
+    end: str  # of an interval
+    narrow: str  # the same where fields are
     factor: float = 1.0
     diverging: bool = False  # around zero: a difference
 
-    def text(self, estimate: Estimate) -> tuple[str, str]:
+    def text(self, estimate: Estimate, width: float) -> tuple[str, str]:
         """The mean, and the interval or nothing."""
         value, *ends = (None if x is None else x * self.factor for x in estimate.row)
-        written = "" if ends[0] is None else "–".join(_short(end, self.end) for end in ends)
+        form = self.narrow if width < NARROW else self.end
+        written = "" if ends[0] is None else "–".join(_short(end, form) for end in ends)
         return _short(value, self.value), written.replace("–", "…") if self.diverging else written
 
 
-SHARE = Unit("score, 0 to 1", ".3f", ".2f")
-PERCENT = Unit("win rate, %", ".1f", ".1f")
-POINTS = Unit("percentage points over the base", "+.1f", "+.1f", factor=100.0, diverging=True)
+SHARE = Unit("score, 0 to 1", ".3f", ".2f", ".2f")
+PERCENT = Unit("win rate, %", ".1f", ".1f", ".0f")
+POINTS = Unit("percentage points over the base", "+.1f", "+.1f", "+.0f", factor=100.0, diverging=True)
 
 
 def rank_by_bits(
@@ -93,7 +96,7 @@ def _draw(scores: Scores, title: str, unit: Unit, found: dict, panels: list[tupl
             panel.set_visible(False)
         for panel, by in zip(of_model.flat, data, strict=False):
             fields = {point[2:]: one for point, one in found.items() if point[:2] == (model, by)}
-            mesh = _panel(panel, fields, scores.ranks, scores.bits, norm, unit)
+            mesh = _panel(panel, fields, scores, norm, unit, width)
             heading = short[by] if len(models) == 1 else f"{short[model]}\n{short[by]}"
             per_line = int(len(scores.bits) * width * 9)
             panel.set_title("\n".join(textwrap.fill(part, per_line) for part in heading.split("\n")), fontsize=11.5)
@@ -111,8 +114,9 @@ def _norm(values: list[float], unit: Unit) -> Normalize:
     return Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1e-3)
 
 
-def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], ranks: list[int], bits: list[int], norm, unit: Unit):
+def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], scores: Scores, norm, unit: Unit, size: float):
     colours = colormaps["PuOr" if unit.diverging else "viridis"]
+    ranks, bits = scores.ranks, scores.bits
     values = np.full((len(ranks), len(bits)), np.nan)
     for (rank, width), one in fields.items():
         values[ranks.index(rank), bits.index(width)] = one.value * unit.factor
@@ -122,7 +126,7 @@ def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], ranks: list[int
         x, y = bits.index(width) + 0.5, ranks.index(rank) + 0.5
         red, green, blue, _ = colours(norm(one.value * unit.factor))
         ink = "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < DARK else "black"
-        value, ends = unit.text(one)
+        value, ends = unit.text(one, size)
         inside = {"ha": "center", "va": "center", "color": ink, "in_layout": False}  # it needs no room of its own
         panel.text(x, y + (0.14 if ends else 0), value, fontsize=12.5, **inside)
         panel.text(x, y - 0.24, ends, fontsize=8.5, **inside)
@@ -138,6 +142,8 @@ def _panel(panel: Axes, fields: dict[tuple[int, int], Estimate], ranks: list[int
 def _short(value: float, form: str) -> str:
     """As the paper writes them: .53 of 0.53; and a minus sign as long as the plus."""
     text = f"{value:{form}}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
     if form.endswith(("2f", "3f")):
         text = text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text
     return text.replace("-", "−")

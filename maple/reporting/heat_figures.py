@@ -48,7 +48,7 @@ def of_group(scores: Scores, group: str) -> Figure | str:
     """The mean over tasks in a group of languages, which may be others with other data."""
 
     def mean(cells: list[Cell]) -> Estimate | None:
-        trained = scores.trained(cells[0].data)
+        trained = scores.trained(cells[0].source)
         of_data = group not in ("trained", "untrained") or trained
         return scores.mean(cells, scores.of_group(group, trained)) if of_data else None
 

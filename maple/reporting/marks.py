@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
 from matplotlib.axes import Axes
@@ -27,24 +27,31 @@ def dots(
     factor: float = 1.0,
     zero: bool = False,
 ) -> Drawing:
-    """Rows downwards, a mark a series in each, its interval as a line; a panel or, of many rows, some for each panel.
+    """Rows downwards, a mark a series in each, its interval as a line; many rows stand in columns beside each other.
 
     zero   the values are differences: a line stands at none
     """
     series = style.looks(name for panel in panels.values() for name in panel)
     parts = [rows[start : start + _per_column(rows)] for start in range(0, len(rows), _per_column(rows))]
-    across = len(panels) * len(parts)
-    high = len(parts[0]) * max(0.31, 0.13 * len(series) + 0.12)
-    drawing = style.sheet(title, style.WIDE if across > 1 else 8.5, max(high, 1.2) + 2.1)
-    axes = drawing.subplots(1, across, squeeze=False, sharex=True)[0]
+    across = len(parts) if len(parts) > 1 else min(len(panels), 2)
+    down = -(-len(panels) * len(parts) // across)
+    high = down * (len(parts[0]) * max(0.31, 0.13 * len(series) + 0.12) + 0.9)
+    width = style.WIDE if across > 1 else 8.5
+    drawing = style.sheet(title, width, max(high, 2.0) + 0.6 + legend_height(width, series))
+    axes = drawing.subplots(down, across, squeeze=False, sharex=True).ravel()
+    for axis in axes[len(panels) * len(parts) :]:
+        axis.set_visible(False)
     places = [(name, part) for name in panels for part in parts]
-    for axis, (name, part) in zip(axes, places, strict=True):
+    for axis, (name, part) in zip(axes, places, strict=False):
         _rows(axis, panels[name], part, series, factor)
+        axis.tick_params(axis="x", labelbottom=True)
+        axis.set_xlabel(label)
+        if len(parts) > 1:
+            axis.tick_params(axis="y", labelsize=10)
         if len(panels) > 1 and part is parts[0]:
-            axis.set_title(textwrap.fill(name, 44 // len(panels) * 2), loc="left")
+            axis.set_title(textwrap.fill(name, int((width / across - 1.6) * 8.5)), loc="left")
         if zero:
             axis.axvline(0, color="black", linewidth=1.2, zorder=1)
-        axis.set_xlabel(label)
     legend(drawing, axes, series)
     return drawing
 
@@ -76,7 +83,7 @@ def _rows(axis: Axes, panel: Series, rows: Sequence[str], series: Mapping, facto
 def bars(title: str, panels: Mapping[str, Series], groups: Sequence[str], label: str, *, form: str = ".2f") -> Drawing:
     """Groups of bars from zero, a bar a series, its interval as a line, its value over it; a panel below another."""
     series = style.looks(name for panel in panels.values() for name in panel)
-    drawing = style.sheet(title, style.WIDE, 3.4 * len(panels) + 1.3)
+    drawing = style.sheet(title, style.WIDE, 3.4 * len(panels) + 0.8 + legend_height(style.WIDE, series))
     axes = drawing.subplots(len(panels), 1, squeeze=False, sharey=True, sharex=True)[:, 0]
     width = min(0.84 / len(series), WIDEST)
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
@@ -111,11 +118,20 @@ def _bars(axis: Axes, some: list[tuple[float, Estimate]], width: float, name: st
         )
 
 
-def legend(drawing: Drawing, axes: Iterable[Axes], series: Collection[str]) -> None:
+def legend(drawing: Drawing, axes: Iterable[Axes], series: Iterable[str]) -> None:
     """One for all panels, below them, where it hides no data."""
-    if len(series) < 2:
-        return
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    names = [name for name in series if name in found]
-    across = max(1, int(drawing.get_figwidth() * 9.5 / (max(map(len, names)) + 6)))  # letters of 11 points
-    drawing.legend([found[name] for name in names], names, loc="outside lower center", ncols=min(across, len(names)))
+    names = [name for name in dict.fromkeys(series) if name in found]
+    if len(names) > 1:
+        across = _across(drawing.get_figwidth(), names)
+        drawing.legend([found[name] for name in names], names, loc="outside lower center", ncols=across)
+
+
+def legend_height(width: float, series: Iterable[str]) -> float:
+    """Inches that it takes below the panels."""
+    names = list(dict.fromkeys(series))
+    return 0.25 * -(-len(names) // _across(width, names)) + 0.2
+
+
+def _across(width: float, names: list[str]) -> int:
+    return min(len(names), max(1, int(width * 9.5 / (max(map(len, names)) + 6))))  # letters of 11 points

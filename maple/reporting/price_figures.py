@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -36,12 +37,11 @@ class Point(NamedTuple):
     bits: int
     mean: Estimate
     cost: dict[str, float | None]
-    cells: list[Cell]
 
 
 def _points(scores: Scores) -> list[Point]:
     found = [(place, cells, scores.mean(cells, scores.in_mean)) for place, cells in scores.grid.items()]
-    return [Point(*place, mean, costs(cells), cells) for place, cells, mean in found if mean]
+    return [Point(*place, mean, costs(cells)) for place, cells, mean in found if mean]
 
 
 def trainable(scores: Scores) -> Figure | str:
@@ -52,7 +52,7 @@ def trainable(scores: Scores) -> Figure | str:
         return f"{title}: no cell of the grid has both scores of all tasks and a summary of its training."
     caption = (
         "The mean over tasks without AlpacaEval and over seeds, over the trainable share of all parameters "
-        f"(logarithmic; the rank below it). {scores.about_intervals}"
+        f"(logarithmic; the rank below it). Marks of one rank are drawn side by side. {scores.about_intervals}"
     )
     with style.styled():
         drawing = _trainable(scores, title, points)
@@ -63,7 +63,7 @@ def trainable(scores: Scores) -> Figure | str:
 
 def _trainable(scores: Scores, title: str, points: list[Point]):
     models = [model for model in scores.models if any(point.model == model for point in points)]
-    drawing = style.sheet(title, style.WIDE if len(models) > 1 else 9.0, 4.6 * len(models) + 1.2)
+    drawing = style.sheet(title, style.WIDE if len(models) > 1 else 9.0, 4.6 * len(models) + 1.0)
     axes = drawing.subplots(len(models), 1, squeeze=False)[:, 0]
     short = style.names(scores.models) | style.names(scores.data)
     lines = list(dict.fromkeys((point.data, point.bits) for point in points))
@@ -140,6 +140,7 @@ def _price(scores: Scores, title: str, found: dict[tuple[str, int], dict[int, di
             axis.plot([x for x, _ in points], [y for _, y in points], markersize=7, label=label, **look)
         style.ticks(axis.xaxis, [str(rank) for rank in scores.ranks])
         axis.set(xlabel="LoRA rank", ylabel=name, title=TITLES[name])
+        axis.margins(y=0.1)
         axis.set_ylim(bottom=0)
         axis.grid()
     legend(drawing, drawing.axes, [label for axis in drawing.axes for label in axis.get_legend_handles_labels()[1]])
@@ -158,8 +159,7 @@ def pareto(scores: Scores, cost: str, name: str) -> Figure | str:
     fronts = {model: front([p for p in points if p.model == model], cost) for model in scores.models}
     caption = (
         "The mean over tasks without AlpacaEval and over seeds. The line joins the points that are better than all "
-        f"that cost no more; beside them stands their rank. {scores.about_intervals} "
-        + " ".join(cheapest(scores, [p for p in points if p.model == model], cost) for model in scores.models)
+        f"that cost no more; beside them stands their rank. {scores.about_intervals}"
     )
     with style.styled():
         drawing = _pareto(scores, title, points, fronts, cost)
@@ -176,31 +176,6 @@ def front(points: list[Point], cost: str) -> list[Point]:
         if not found or point.mean.value > found[-1].mean.value:
             found.append(point)
     return found
-
-
-def cheapest(scores: Scores, points: list[Point], cost: str) -> str:
-    """In words: the cheapest point that is within one standard error of the best."""
-    if not points:
-        return ""
-    best = max(points, key=lambda point: point.mean.value)
-    error = scores.stderr(best.cells, scores.in_mean)
-    if error is None:
-        return ""
-    near = min((p for p in points if p.mean.value >= best.mean.value - error), key=lambda point: point.cost[cost])
-    what, unit = cost.split(", ")
-    paid = f"{best.mean.value:.3f}, standard error {error:.3f}, {best.cost[cost]:.3g} {unit}"
-    told = f"{_where(scores, best)} is best ({paid})"
-    if near is best:
-        return f"{told}; no point that costs less {what} is within one standard error of it."
-    return (
-        f"{told}; within one standard error of it, the least {what} takes {_where(scores, near)} "
-        f"({near.mean.value:.3f}, {near.cost[cost]:.3g} {unit})."
-    )
-
-
-def _where(scores: Scores, point: Point) -> str:
-    names = [point.model] * (len(scores.models) > 1) + [point.data] * (len(scores.data) > 1)
-    return ", ".join([*names, f"rank {point.rank} in {point.bits} bits"])
 
 
 def _pareto(scores: Scores, title: str, points: list[Point], fronts: dict[str, list[Point]], cost: str):
@@ -231,11 +206,11 @@ def _pareto(scores: Scores, title: str, points: list[Point], fronts: dict[str, l
 
 def slices(scores: Scores) -> Figure | str:
     """The mean over tasks by rank under each rule of scaling, where the study has a slice under another."""
-    title = "Rank under three rules of scaling"
+    title = "Rank and the rule of scaling"
     panels = {}
     for cell in scores.study.cells:
         if cell.rows and not cell.is_base:
-            panels.setdefault((cell.model, cell.data, cell.bits), {}).setdefault(cell.scaling, {}).setdefault(
+            panels.setdefault((cell.model, cell.source, cell.bits), {}).setdefault(cell.scaling, {}).setdefault(
                 cell.rank, []
             ).append(cell)
     found = {}
@@ -296,7 +271,8 @@ def _slices(scores: Scores, title: str, found: dict[tuple[str, str, int], dict[s
                     axis.plot([x, x], [mean.low, mean.high], color=look["color"], alpha=0.5, linewidth=1.5)
             axis.plot([x for x, _ in points], [mean.value for _, mean in points], markersize=7, label=rule, **look)
         style.ticks(axis.xaxis, [str(rank) for rank in ranks])
-        axis.set_title(f"{short[model]}, {short[data]}, {bits} bits", loc="left")
+        named = [short[model]] * (len(scores.models) > 1) + [short[data]] * (len(scores.data) > 1)
+        axis.set_title(textwrap.fill(", ".join([*named, f"{bits} bits"]), 84 // across), loc="left")
         axis.set_xlabel("LoRA rank")
         axis.grid()
     axes[0].set_ylabel("mean over tasks, 0 to 1")

@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 
 from maple.languages import fact, groups, language_of
-from maple.reporting.bootstrap import Replicates, interval, stderr
+from maple.reporting.bootstrap import Replicates, interval
 from maple.reporting.published import WIN_RATE
 from maple.reporting.study import Cell, Pair, Study
 
@@ -55,8 +55,8 @@ class Scores:
         self.study, self.replicates = study, replicates
         self.grid: dict[tuple[str, str, int, int], list[Cell]] = defaultdict(list)  # the seeds of each point
         for cell in study.main:
-            self.grid[cell.model, cell.data, cell.rank, cell.bits].append(cell)
-        self.panels = list(dict.fromkeys((cell.model, cell.data) for cell in study.main))
+            self.grid[cell.model, cell.source, cell.rank, cell.bits].append(cell)
+        self.panels = list(dict.fromkeys((cell.model, cell.source) for cell in study.main))
         self.models = list(dict.fromkeys(model for model, _ in self.panels))
         self.data = list(dict.fromkeys(data for _, data in self.panels))
         self.ranks = sorted({cell.rank for cell in study.main})
@@ -84,11 +84,11 @@ class Scores:
 
     def trained(self, data: str) -> frozenset[str]:
         """The languages that a data set trains on; empty: no cell says."""
-        return frozenset().union(*(cell.trained for cell in self.study.main if cell.data == data))
+        return frozenset().union(*(cell.trained for cell in self.study.main if cell.source == data))
 
     def of_panel(self, model: str, data: str) -> list[Cell]:
         """All cells of the grid of one model and data."""
-        return [cell for cell in self.study.main if (cell.model, cell.data) == (model, data)]
+        return [cell for cell in self.study.main if (cell.model, cell.source) == (model, data)]
 
     def of_task(self, task: str) -> set[Pair]:
         """A task in all its languages."""
@@ -135,11 +135,6 @@ class Scores:
         drawn = sum(self._drawn(seeds, pairs) for seeds in points)
         drawn = drawn - sum(self._drawn(base, pairs) for base in bases if base)
         return Estimate(value, *interval(drawn / len(points)))
-
-    def stderr(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> float | None:
-        """Of the mean of cells that differ in their seed alone; None where there is no interval."""
-        cells = [cell for cell in cells if _has(cell, pairs) and cell.items.keys() >= set(pairs)]
-        return stderr(self._drawn(cells, frozenset(pairs))) if cells and self.replicates else None
 
     def _drawn(self, group: list[Cell], pairs: frozenset[Pair]) -> np.ndarray:
         return self.replicates.mean(group, sorted(pairs)).replicates

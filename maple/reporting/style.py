@@ -78,15 +78,16 @@ def names(values: Iterable[str]) -> dict[str, str]:
     """What a model or a data set is called in figures: the end of its path where that is enough to tell it apart."""
     values = list(dict.fromkeys(values))
     ends = {value: value.rstrip("/").rpartition("/")[2] or value for value in values}
-    if len({_cut(end) for end in ends.values()}) < len(values):
+    if len({cut(end) for end in ends.values()}) < len(values):
         ends = {value: value for value in values}
-    found = {value: _cut(end) for value, end in ends.items()}
+    found = {value: cut(end) for value, end in ends.items()}
     if len(set(found.values())) < len(values):
-        found = {value: f"{_cut(value, LONGEST - 4)} ({number})" for number, value in enumerate(values, start=1)}
+        found = {value: f"{cut(value, LONGEST - 4)} ({number})" for number, value in enumerate(values, start=1)}
     return found
 
 
-def _cut(text: str, longest: int = LONGEST) -> str:
+def cut(text: str, longest: int = LONGEST) -> str:
+    """On one line, without its middle where it is long."""
     text = one_line(text)
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-(longest // 2) + 1 :]}"
 
@@ -108,8 +109,8 @@ def of(look: Mapping[str, str], *kinds: str) -> dict[str, str]:
 
 
 def language(code: str) -> str:
-    """A label: the code, and what the language calls itself, else its English name."""
-    return f"{code} {fact(code).own or fact(code).name}"
+    """A label: the code, and what the language calls itself, else its English name (the code tells the script)."""
+    return f"{code} {fact(code).own or fact(code).name.partition(' (')[0]}"
 
 
 def drawable(label: str) -> str:
@@ -120,7 +121,7 @@ def drawable(label: str) -> str:
 @cache
 def _undrawable() -> dict[str, str]:
     return {
-        language(code): f"{code} {one.name}"
+        language(code): f"{code} {one.name.partition(' (')[0]}"
         for code, one in known().items()
         if one.own and not any(_has(family, one.own) for family in families())
     }

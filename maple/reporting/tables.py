@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from maple.languages import fact, groups
 from maple.reporting.bootstrap import Replicates
+from maple.reporting.claims import Claim
 from maple.reporting.costs import costs, present
 from maple.reporting.paper_tables import grid, table_1, table_2
 from maple.reporting.scores import Scores, macro
@@ -17,7 +18,7 @@ __all__ = ["Table", "tables"]
 POINT = ["model", "data", "rank", "bits", "scaling"]
 
 
-def tables(study: Study, replicates: Replicates | None = None, verdicts: Sequence = ()) -> list[Table]:
+def tables(study: Study, replicates: Replicates | None = None, verdicts: Sequence[Claim] = ()) -> list[Table]:
     """Those of the paper, all cells, the scores by language, the price, the claims."""
     scores = Scores(study, replicates)
     made = [table_1(scores), table_2(scores), grid(scores), cells(scores), by_language(scores), price(scores)]
@@ -78,11 +79,29 @@ def price(scores: Scores) -> Table:
     return Table("price", "What each point costs", columns, rows, note)
 
 
-def claims(verdicts: Sequence) -> Table:
+def claims(verdicts: Sequence[Claim]) -> Table:
     """A row a claim of the paper."""
-    columns = ["claim", "in words", "test", "estimate", "low", "high", "p", "p (Holm)", "verdict", "figure"]
-    rows = [[c.name, c.text, c.test, c.estimate, c.low, c.high, c.p, c.p_holm, c.verdict, c.figure] for c in verdicts]
-    return Table("claims", "The paper's claims", columns, rows)
+    columns = [
+        "claim",
+        "in words",
+        "verdict",
+        "estimate",
+        "low",
+        "high",
+        "p",
+        "p (Holm)",
+        "estimate of",
+        "test",
+        "note",
+    ]
+    rows: list[list[Value]] = [
+        [c.name, c.text, c.verdict, c.estimate, c.low, c.high, c.p, c.p_holm, c.part, c.test, c.note] for c in verdicts
+    ]
+    note = (
+        "The estimate is of the part of a claim that is hardest to show, with its 95 % interval. p is one-sided, by "
+        "bootstrap, corrected after Holm for the claims that could be tested; a claim is supported at .05."
+    )
+    return Table("claims", "The paper's claims", columns, rows, note)
 
 
 def _gain(scores: Scores, seeds: list[Cell], pairs: set[Pair]) -> float | None:
@@ -93,7 +112,7 @@ def _gain(scores: Scores, seeds: list[Cell], pairs: set[Pair]) -> float | None:
 
 
 def _point(cell: Cell) -> list[Value]:
-    return [cell.model, cell.data, cell.rank, cell.bits, cell.scaling]
+    return [cell.model, cell.source, cell.rank, cell.bits, cell.scaling]
 
 
 def _mean(cell: Cell, pairs: set[Pair]) -> float | None:
