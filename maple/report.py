@@ -38,7 +38,7 @@ def report(folder: str, /) -> None:
     study = read_study(place)
     print(f"Reading {without_controls(folder)}: {len(study.cells)} cells, then drawing ...", flush=True)
     content = gather(study)
-    tell_missing([*study.missing, *content.lacking])
+    tell_missing(study.missing)
     with whole_folder(place / TABLES) as partial:
         for table in content.all_tables():
             table.save(partial)

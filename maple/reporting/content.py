@@ -48,7 +48,7 @@ SECTION = {  # of the page, that a table belongs to
     "cells": "cells",
     "languages": "cells",
 }
-DRAWN_IN = {"claim": "claims", "pareto": "price", "price": "price"}  # of a figure by its first word; others: figures
+DRAWN_IN = {"claims": "claims", "pareto": "price", "price": "price"}  # of a figure by its first word; others: figures
 
 
 def gather(study: Study) -> Content:

@@ -26,7 +26,11 @@ def _training(study: Study) -> Table:
     adapters = [cell for cell in study.cells if not cell.is_base]
     flags = dict.fromkeys(flag for cell in adapters for flag in cell.fit)
     rows = [
-        [flag, _listed(cell.fit.get(flag) for cell in adapters), "the paper's grid" if flag in PUBLISHED else "ours"]
+        [
+            flag,
+            _listed(cell.fit.get(flag) for cell in adapters),
+            "factor of the paper's grid" if flag in PUBLISHED else "ours",
+        ]
         for flag in flags
     ]
     note = "Ours: a choice of this study, which the paper does not give."

@@ -1,5 +1,7 @@
 """The command: what it refuses, what it leaves, and that it needs no torch."""
 
+import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -109,6 +111,34 @@ def test_the_same_study_makes_the_same_bytes_and_an_older_report_is_gone(study):
     (study / "tables" / "of-another-version.csv").write_text("x")
     assert command(study) == 0
     assert content(study) == first
+
+
+def unscored(cell_folder):
+    """As a cell is before it begins."""
+    for path in sorted(cell_folder.rglob("*"), reverse=True):
+        if path.name != "cell.json":
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_a_study_that_has_not_begun_is_a_report_too(study, capsys):
+    for cell in (study / "cells").iterdir():
+        unscored(cell)
+    assert command(study) == 0
+    said = capsys.readouterr().out
+    assert "6 cells are planned and not begun" in said
+    assert "No adapter has scores yet" in (study / "report.html").read_text()
+    shutil.rmtree(study / "cells")
+    assert command(study) == 0
+    assert "None of its cells is there yet." in (study / "report.html").read_text()
+
+
+def test_of_many_things_that_are_missing_the_terminal_has_the_first(study, capsys):
+    for cell in (study / "cells").iterdir():
+        (cell / "state.json").write_text(json.dumps({"state": "failed", "error": f"\x1b[31m {'x' * 9000}"}))
+    assert command(study) == 0
+    said = capsys.readouterr().out
+    assert said.count("failed: \\x1b[31m xxx") == 5 and "... and 1 more; the page has all of them." in said
+    assert len(said) < 3000
 
 
 WITHOUT_TORCH = textwrap.dedent("""

@@ -29,7 +29,7 @@ def tables(study):
 
 def test_flags_of_training_are_the_papers_grid_or_ours():
     found = tables(study())["settings_training"]
-    assert found["rank"] == ["1, 8", "the paper's grid"] and found["lr"] == ["0.0002", "ours"]
+    assert found["rank"] == ["1, 8", "factor of the paper's grid"] and found["lr"] == ["0.0002", "ours"]
     assert found["alpha"] == ["1, 8", "ours"] and found["languages"] == ["none", "ours"]
 
 
