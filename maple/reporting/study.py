@@ -96,7 +96,7 @@ def _config_of(folder: Path) -> dict:
     try:
         if len(text) > LARGEST:
             raise ValueError(f"it has {len(text)} bytes, and a study at most {LARGEST}")
-        config = yaml.load(text.decode("utf-8"), Loader=yaml.SafeLoader)  # not libyaml's, which nesting can crash
+        config = yaml.safe_load(text.decode("utf-8"))  # not libyaml's, which nesting can crash
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not the YAML of a study ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(config, dict):

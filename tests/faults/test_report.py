@@ -17,13 +17,6 @@ from maple.reporting.page import render
 from maple.reporting.table import Table
 from tests.planted import imagine, plant, write
 
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip(
-        "needs Debian's chromium: apt-get install chromium fonts-noto-core fonts-noto-cjk", allow_module_level=True
-    )
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
-
 MODELS = ("<img src=x onerror=window.hit=1>", "$\\frac{", "\x00\x1b[31mred\ud800")
 DATA = ('"><script>window.hit=1</script>', "a\u202egpj.exe", "x" * 10_000, "عربي אבג 日本語")
 TEXTS = (
@@ -65,9 +58,13 @@ def open_page(browser, folder, **options):
 
 @pytest.fixture(scope="module")
 def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium: apt-get install chromium fonts-noto-core fonts-noto-cjk")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # chromium refuses to start as root with one
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
         yield browser
         browser.close()
 
