@@ -24,7 +24,7 @@ from kernels import FLOATS
 from maple.durable import write_file
 from maple.errors import InputError, InputWarning, first_line, shown
 from maple.jsonfile import read_object
-from maple.lora import LoRALinear, ends_with, linear_layers, lora_layers, match_targets
+from maple.lora import LoRALinear, ends_with, linear_layers, lora_layers, match_targets, remove_lora
 from maple.origin import CONFIG, WEIGHTS, adapter_origin, open_weights
 from maple.patterns import first_matches
 from maple.sums import NAME as SUMS
@@ -148,8 +148,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
                 parameter.data.copy_(_tensor(folder / WEIGHTS, file, key))
                 if not parameter.isfinite().all():
                     raise InputError(f"{folder / WEIGHTS}: {key} holds NaN or inf")
-    for path, layer in lora_layers(model).items():
-        model.set_submodule(path, layer.base)
+    remove_lora(model)
     for path, layer in layers.items():
         model.set_submodule(path, layer.train(model.training))
 

@@ -13,7 +13,7 @@ import functools
 import inspect
 
 from maple import cli
-from maple.errors import InputError
+from maple.errors import refuse
 from maple.fit import fit
 from maple.outputs import own_flags
 from maple.terminal import without_controls
@@ -28,12 +28,7 @@ def check(**arguments) -> None:
     from maple.quiet import quieten
 
     quieten()
-    problems = Checks(arguments).run()
-    if len(problems) == 1:
-        raise InputError(problems[0])
-    if problems:
-        listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
-        raise InputError(f"{len(problems)} problems: {listed}")
+    refuse(Checks(arguments).run())
     print("Nothing stands in the way.")
 
 

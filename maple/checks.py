@@ -23,7 +23,7 @@ from maple.errors import InputError
 from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_ranges, fit, limits_of, read_data
 from maple.hub import check_model_name, commit_of, looks_like_folder, model_folder
 from maple.lora import lora_parameters, match_targets
-from maple.memory import MicroBatch, Setting, largest, model_without_memory, predict
+from maple.memory import MicroBatch, Prediction, Setting, largest, model_without_memory, predict
 from maple.meters import printable
 from maple.model import build_empty, check_config, check_keys, empty_model, read_config
 from maple.outputs import RUNS, check_out
@@ -65,14 +65,15 @@ def nearest_folder(path: Path) -> Path:
 class Checks:
     """The checks in their order; what one finds out the later ones use."""
 
-    def __init__(self, arguments: dict):
+    def __init__(self, arguments: dict, quiet: bool = False):
         self.arguments = arguments
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
         self.problems: list[str] = []
         self.device, self.dtype, self.there = "cpu", torch.float32, True  # what the run computes on; is it in here?
         self.folder = self.config = self.shards = self.tokenizer = self.instructions = None
         self.here = True  # the weights
         self.records: dict[str, list] = {}
+        self.predicted: Prediction | None = None  # the memory of a step
 
     def run(self) -> list[str]:
         """Make all checks; the problems that were found."""
@@ -318,7 +319,7 @@ class Checks:
         if self.arguments["recompute"] is None:
             fastest = RECOMPUTE[0] if available is None else choose_recompute(setting, available)
             setting = setting.changed(recompute=fastest)
-        found = predict(setting)
+        self.predicted = found = predict(setting)
         lines = [f"{part:<22}{size(count):>12}" for part, count in found.parts.items()]
         lines.append(f"{'all tensors':<22}{size(found.total):>12}")
         if self.device == "cpu":

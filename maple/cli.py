@@ -99,7 +99,8 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
     """The arguments that a command line and its --config give; raises InputError with the nearest valid name."""
     parser = build_parser(function)
     flags = {f"--{_dashed(name)}" for name in inspect.signature(function).parameters if name not in _placed(function)}
-    known = flags | {"--config", "--print_config", "--help"}
+    own_config = "--config" in flags  # a verb whose file is more than flags reads it itself
+    known = flags | ({"--help"} if own_config else {"--config", "--print_config", "--help"})
     for word in argv:
         flag = word.split("=")[0]
         if flag.startswith("--") and flag not in known:
@@ -108,6 +109,7 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
             raise InputError("--print_config takes no value")
     files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     files += [word for flag, word in pairwise(argv) if flag == "--config"]
+    files = [] if own_config else files
     texts = {name: _takes_text(hint) for name, hint in typing.get_type_hints(function).items() if name != "return"}
     for file in files:
         check_flags(file, texts)
@@ -120,7 +122,8 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
         raise InputError(_one_sentence(str(error), flags, files)) from error
     except (ValueError, OverflowError, RecursionError) as error:  # a number that Python neither converts nor prints
         raise InputError(f"a flag's value cannot be read: {' '.join(str(error).split())}") from error
-    arguments.pop("config")
+    if not own_config:
+        arguments.pop("config")
     for name, parameter in inspect.signature(function).parameters.items():
         if arguments[name] is None and parameter.default is not None:
             raise InputError(f"--{_dashed(name)} is null, but it needs a value")
@@ -139,11 +142,13 @@ def build_parser(function: Callable) -> ArgumentParser:
         allow_abbrev=False,
         parser_mode="flat-yaml",
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these flags; flags win over it")
+    parameters = inspect.signature(function).parameters
+    if "config" not in parameters:
+        parser.add_argument("--config", action="config", help="YAML file with any of these flags; flags win over it")
     lines = re.findall(r"^(\w+): (.+(?:\n +.+)*)", inspect.getdoc(function), flags=re.MULTILINE)
     helps = {name: " ".join(text.split()) for name, text in lines}
     types = typing.get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in parameters.items():
         given = parameter.default is not inspect.Parameter.empty
         if name in _placed(function):
             parser.add_argument(name, type=types[name], metavar=name.upper(), help=helps[name])
@@ -162,6 +167,15 @@ def _placed(function: Callable) -> list[str]:
     """The names of the parameters that are given by their place and have no flag."""
     parameters = inspect.signature(function).parameters.values()
     return [one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_ONLY]
+
+
+def written(arguments: dict[str, object]) -> list[str]:
+    """The command line that gives these arguments again."""
+    texts = {None: "null", True: "true", False: "false"}
+    return [
+        f"--{_dashed(name)}={texts[value] if value is None or value is True or value is False else value}"
+        for name, value in arguments.items()
+    ]
 
 
 def _dashed(name: str) -> str:

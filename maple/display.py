@@ -5,23 +5,11 @@ It comes last of the callbacks, behind the checkpoint of the step: what goes wro
 
 from __future__ import annotations
 
-import os
-import sys
-
 from lightning.pytorch import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maple.meters import Meters
-
-
-class Screen(Console):
-    """A console that falls silent when whoever read it has left, as `| head` does: the run goes on."""
-
-    def on_broken_pipe(self) -> None:
-        """rich's own would end the process."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display(Callback):

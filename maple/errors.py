@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,7 @@ class InputError(Exception):
 
 
 class LostError(Exception):
-    """Another process of the run is gone, and with it what was to come from it: one sentence, exit code 1."""
+    """What was to come is not there, though the input is right: a process was lost, a cell failed. Exit code 1."""
 
 
 def one_line(text: str) -> str:
@@ -50,6 +50,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise InputError with all of them in one message; do nothing where there is none."""
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+        raise InputError(f"{len(problems)} problems: {listed}")
 
 
 def first_line(error: BaseException) -> str:

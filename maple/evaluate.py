@@ -27,6 +27,7 @@ def evaluate(
     model: str | None = None,
     adapter: str | None = None,
     bits: Bits | None = None,
+    revision: str | None = None,
     tasks: str | None = None,
     languages: str | None = None,
     data_dir: str | None = None,
@@ -51,6 +52,7 @@ def evaluate(
     model: tiny, a folder or a hub id; may be left away where the adapter names its base
     adapter: folder of an adapter, ours or PEFT's; without one the model alone is scored
     bits: of the base: 4 is NF4, 8 is int8 per row; by default what the adapter was trained on, else 16
+    revision: branch, tag or commit of a hub id; by default the one that the adapter was trained on
     tasks: names, as xnli,xcopa; by default all of xnli, xcopa, xquad, mlqa, belebele, xlsum and alpaca_eval
     languages: codes, as it,sw, of each task those that it has; by default all
     data_dir: folder of <task>/<language>.<split>.jsonl, or tiny for the embedded world's own tasks, which is what the
@@ -77,11 +79,7 @@ def evaluate(
     arguments = dict(locals())
     check_ranges(arguments)
     check_out(out, resume)
-    origin = find_origin(model, adapter)
-    arguments["model"] = origin.model
-    arguments["template"] = choose_template(template, origin, adapter)
-    arguments["bits"] = choose_bits(bits, origin)
-    plan = make_plan(arguments)
+    plan = settle(arguments)
     ranks.check_world(arguments)
     if arguments["devices"] > 1 and ranks.here().world == 1:
         from maple.launch import launch
@@ -89,6 +87,16 @@ def evaluate(
         launch(arguments, "maple.evaluate", f"Scoring {named(arguments)}")
     else:
         run(arguments, plan)
+
+
+def settle(arguments: dict) -> Plan:
+    """Fill in what model and adapter say of themselves; what is to be scored. Raises InputError."""
+    adapter = arguments["adapter"]
+    origin = find_origin(arguments["model"], adapter, arguments["revision"])
+    arguments["model"] = origin.model
+    arguments["template"] = choose_template(arguments["template"], origin, adapter)
+    arguments["bits"] = choose_bits(arguments["bits"], origin)
+    return make_plan(arguments)
 
 
 def check_ranges(arguments: dict) -> None:

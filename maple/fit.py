@@ -179,24 +179,29 @@ def run(arguments: dict) -> None:
 
 def work(arguments: dict, out: Path) -> None:
     """Read the data, and train in the folder of the run."""
-    from maple.devices import first_then_others
-    from maple.display import Screen
     from maple.quiet import quieten
+    from maple.screen import Screen
+
+    quieten()
+    prepare(arguments, out, Screen(highlight=False, quiet=not ranks.is_first())).go()
+
+
+def prepare(arguments: dict, out: Path, console, **more):
+    """The Run that trains in `out`, its data read; `more` is what Run takes beside."""
+    from maple.devices import first_then_others
     from maple.run import Run
     from maple.summary import show_data
 
-    quieten()
-    console = Screen(highlight=False, quiet=not ranks.is_first())
     folder = model_folder(arguments["model"], arguments["revision"], weights=False)
     arguments["revision"] = commit_of(arguments["model"], folder)
     with first_then_others():
         tokenizer, instructions = read_data(arguments, folder)
     show_data(console, instructions)
     arguments["alpha"] = arguments["alpha"] or arguments["rank"]
-    prepared = Run(arguments, out, console, tokenizer, instructions)
+    prepared = Run(arguments, out, console, tokenizer, instructions, **more)
     if arguments["warmup_steps"] is None:
         arguments["warmup_steps"] = math.ceil(DEFAULT_WARMUP * prepared.total_steps)
-    prepared.go()
+    return prepared
 
 
 def read_data(arguments: dict, folder: Path):

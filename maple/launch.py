@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 
 from maple import ranks
+from maple.cli import written
 from maple.errors import InputError, LostError
 from maple.outputs import chosen, how_to_resume
 
@@ -52,7 +53,7 @@ def launch(arguments: dict, verb: str, doing: str) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=last_words),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", verb, *_flags(arguments | {"out": str(out)}))
+            elastic_launch(config, sys.executable)("-m", verb, *written(arguments | {"out": str(out)}))
         except SignalException as stopped:
             raise KeyboardInterrupt if stopped.sigval == signal.SIGINT else SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
@@ -80,15 +81,6 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def _flags(arguments: dict) -> list[str]:
-    """The command line that gives these arguments again."""
-    texts = {None: "null", True: "true", False: "false"}
-    return [
-        f"--{name.replace('_', '-')}={texts[value] if value is None or value is True or value is False else value}"
-        for name, value in arguments.items()
-    ]
 
 
 def _end_as(failures: dict, world: int, resume: str) -> None:

@@ -153,6 +153,12 @@ def adapt(
     model.set_submodule(path, lora)
 
 
+def remove_lora(model: nn.Module) -> None:
+    """Take every LoRA pair off again; the frozen layers are as they were."""
+    for path, layer in lora_layers(model).items():
+        model.set_submodule(path, layer.base)
+
+
 def lora_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """(name, parameter) of every A and B: all that is trained."""
     for path, layer in lora_layers(model).items():

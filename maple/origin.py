@@ -55,14 +55,18 @@ class Origin:
         return {"name_or_path": self.model, "revision": self.revision, "bits": bits, **settings}
 
 
-def find_origin(model: str | None, adapter: str | None) -> Origin:
+def find_origin(model: str | None, adapter: str | None, revision: str | None = None) -> Origin:
     """What `--model` and `--adapter` amount to; either may be absent where the other says enough.
+
+    revision   of a hub id that no adapter is for: an adapter names the commit that it was trained on
 
     Raises InputError for a folder that is no adapter or no model, and for an adapter that names another base.
     """
     if model is None and adapter is None:
         raise InputError("give --model, or an --adapter that names its base")
-    revision, said = None, {}
+    if model is not None and revision is not None:
+        check_model_name(model, revision)
+    said = {}
     if adapter is not None:
         folder = check_adapter(adapter)
         said = adapter_origin(folder)
@@ -74,7 +78,7 @@ def find_origin(model: str | None, adapter: str | None) -> Origin:
                 f"--adapter {adapter} is for the base {named}, --model is {model}; if they are the same, write the "
                 f"latter as base_model_name_or_path into {CONFIG}"
             )
-        revision = named_revision if model == named else None
+        revision = revision or (named_revision if model == named else None)
     folder = model_folder(model, revision, weights=False)
     merged, stored_bits = _read_model_config(folder / "config.json")
     if adapter is None:

@@ -61,6 +61,12 @@ def _policy(kept: tuple, context, operator, *args, **kwargs) -> CheckpointPolicy
 _SAVING = {how: _saving(how) for how in KEPT}
 
 
+def plain_forward(model) -> None:
+    """Take back what `enable_recompute` and `compile_layers` made of the layers' forwards."""
+    for layer in model.base_model.layers:
+        layer.__dict__.pop("forward", None)
+
+
 def compile_layers(model, backend: str = "inductor") -> None:
     """Compile the forward of the decoder layers in place: they are alike, so few graphs serve all.
 

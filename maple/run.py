@@ -6,6 +6,7 @@ One that is resumed takes the first validation from its checkpoint and trains wh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
+from transformers import PreTrainedModel
 
 from maple import devices, ranks, summary
 from maple.adapter import adapter_tensors, save_adapter
@@ -48,8 +50,19 @@ BLAMED = 5  # samples that a message names; where more are to blame, it is not t
 class Run:
     """One run in its folder, which the caller has claimed."""
 
-    def __init__(self, arguments: dict, out: Path, console: Console, tokenizer, instructions: Instructions):
+    def __init__(
+        self,
+        arguments: dict,
+        out: Path,
+        console: Console,
+        tokenizer,
+        instructions: Instructions,
+        load: Callable[..., PreTrainedModel] = load_model,
+        watching: Sequence[Callback] = (),
+    ):
+        """`load` is called as `load_model`; `watching` see every step behind all else."""
         self.arguments, self.out, self.console = arguments, out, console
+        self.load_model, self.watching = load, watching
         self.tokenizer, self.instructions = tokenizer, instructions
         self.device, self.dtype = choose_device(arguments["device"], arguments["precision"])
         self.total_steps = math.ceil(instructions.batches.total / (arguments["accumulate"] * arguments["devices"]))
@@ -76,7 +89,8 @@ class Run:
         self.metrics.write_validation(self.meters.steps, after)
         if not ranks.is_first():
             return
-        record = summary.collect(self.arguments, self.model, self.meters, before, after, self.out)
+        records = self.instructions.batches.counts
+        record = summary.collect(self.arguments, records, self.model, self.meters, before, after, self.out)
         summary.show_end(self.console, record, self.out)
 
     def last_checkpoint(self) -> Checkpoint | None:
@@ -128,7 +142,7 @@ class Run:
         settings = {name: arguments[name] for name in names}
         sharding = Sharding(self.device) if arguments["strategy"] == "fsdp" else None
         with loading(self.console) as progress:
-            self.model = load_model(
+            self.model = self.load_model(
                 arguments["model"],
                 device=self.device,
                 dtype=self.dtype,
@@ -203,7 +217,7 @@ class Run:
         self.model.train()
         try:
             display = Display(self.console, self.meters, self.total_steps)
-            trainer = self.trainer([KernelProbe(), self.meters, checkpoints, display], logs=True)
+            trainer = self.trainer([KernelProbe(), self.meters, checkpoints, display, *self.watching], logs=True)
             trainer.fit(self.module, self.instructions.train_dataloader())
         except InputError as error:
             blame = f"; {self.blame(error)}" if isinstance(error, Diverged) else ""

@@ -86,14 +86,22 @@ class Sample(Callback):
 
 
 def collect(
-    arguments: dict, model, meters: Meters, before: dict[str, Score], after: dict[str, Score], out: Path
+    arguments: dict,
+    records: dict[str, int],
+    model,
+    meters: Meters,
+    before: dict[str, Score],
+    after: dict[str, Score],
+    out: Path,
 ) -> dict:
-    """summary.json: written, and returned."""
+    """summary.json: written, and returned; `records` are those of each language in an epoch."""
     trainable, total = parameter_counts(model)
     settings = ("model", "data", "rank", "bits", "alpha", "targets", "seed")
     record = {
         **{name: arguments[name] for name in settings},
+        "training_records": {language: count for language, count in records.items() if count},
         "steps": meters.steps,
+        "tokens": meters.tokens,
         "seconds": meters.seconds,
         "trainable_parameters": trainable,
         "total_parameters": total,

@@ -10,19 +10,21 @@ probability between seeds, the same in all tasks and languages of a cell.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import yaml
 
-from maple.reporting.reading import BY_RANK, Cell
-from maple.reporting.study import TASKS, Study
+from maple.cells.cell import Cell as CellOfGrid
+from maple.cells.cell import scores_folder
+from maple.cells.grid import Plan, plan
+from maple.reporting.reading import Cell, planned
+from maple.reporting.study import TASKS, Study, in_order
 
 METRIC = {"xquad": "f1", "mlqa": "f1", "xlsum": "rougeL", "alpaca_eval": "win_rate"}  # of all others: acc
 LANGUAGES = ("ar", "de", "en", "hi", "sw")  # classes 5, 5, 5, 4 and 2 of resources, three scripts
@@ -61,27 +63,23 @@ def imagine(
     languages_of = {"alpaca_eval": ("en",), **(languages_of or {})}
     pairs = [(task, language) for task in tasks for language in languages_of.get(task, languages)]
     hard = {pair: random.standard_normal(n) for pair in pairs}
+    factors = {"model": [*models], "data": [*data], "rank": [*ranks] or [1], "bits": [*bits], "seed": [*seeds]}
     config = {
         "title": "A planted study",
-        "fit": {"model": models[0], "data": data[0]},
-        "grid": {"model": [*models], "data": [*data], "rank": [*ranks], "bits": [*bits], "seed": [*seeds]},
-        "slices": [{"rank": [*ranks], "alpha": alpha} for alpha in alphas if alpha]
-        + [{"rank": [*ranks], "alpha": alpha, "rslora": True} for alpha in rslora],
+        "grid": factors,
+        "slices": [factors | {"alpha": alpha} for alpha in alphas if alpha]
+        + [factors | {"alpha": alpha, "rslora": True} for alpha in rslora],
         "evaluate": {"tasks": ",".join(tasks), "limit": n},
     }
-    scalings = [(alpha, False) for alpha in alphas] + [(alpha, True) for alpha in rslora]
-    plans = [_base(model, width) for model, width in itertools.product(models, bits)]
-    for (alpha, stable), model, source, rank, width, seed in itertools.product(
-        scalings, models, data, ranks, bits, seeds
-    ):
-        kept = (trained or {}).get(source) or _trained_by(source, languages)
-        plans.append(_adapter(model, source, rank, width, seed, alpha, stable, kept, tokens(source)))
-    plans = list({plan.name: plan for plan in plans}.values())  # alpha = 8 at rank 8 is in the grid already
+    plans = [
+        _planned(cell, languages, trained or {}, tokens) for cell in settled(config).cells if ranks or not cell.rank
+    ]
+    plans.sort(key=in_order(config))
     cells = []
-    for plan in plans:
-        shift = spread * random.standard_normal() if plan.rank else 0.0
-        chance = {pair: np.clip(effect(plan, *pair) + shift, 0.001, 0.999) for pair in pairs}
-        cells.append(_scored(plan, chance, hard, alike, random))
+    for cell in plans:
+        shift = spread * random.standard_normal() if cell.rank else 0.0
+        chance = {pair: np.clip(effect(cell, *pair) + shift, 0.001, 0.999) for pair in pairs}
+        cells.append(_scored(cell, chance, hard, alike, random))
     found = sorted({language for _, language in pairs})
     order = [*(task for task in TASKS if task in tasks), *sorted(set(tasks) - set(TASKS))]
     return Study(Path(folder), config["title"], config, cells, order, found, [])
@@ -95,14 +93,15 @@ def plant(folder: Path, **options) -> Path:
 def write(study: Study) -> Path:
     """The folder of a study that `imagine` drew, as maple.study leaves it."""
     study.folder.mkdir(parents=True, exist_ok=True)
-    (study.folder / "study.yaml").write_text(yaml.safe_dump(study.config, sort_keys=False), encoding="utf-8")
+    plain = json.loads(json.dumps(study.config))  # lists that two parts share would become anchors
+    (study.folder / "study.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     for cell in study.cells:
         folder = study.folder / "cells" / cell.name
         _json(folder / "cell.json", {"fit": cell.fit, "evaluate": study.config["evaluate"], "content": {}})
         _json(folder / "state.json", {"state": cell.state, "seconds": cell.seconds, "attempts": 1, "error": cell.error})
         if cell.summary:
             _json(folder / "fit" / "summary.json", cell.summary)
-        scores = folder / f"scores-{_hash(study.config['evaluate'])}"
+        scores = folder / scores_folder(settled(study.config).evaluate)
         rows = []
         for (task, language), row in cell.rows.items():
             counts = cell.counted[task, language].items()
@@ -116,72 +115,48 @@ def write(study: Study) -> Path:
     return study.folder
 
 
-def _base(model: str, bits: int) -> Cell:
-    fit = {"model": model, "revision": None, "bits": bits, "rank": 0, "block_size": 64, "double_quant": True}
-    return _planned(fit | {"template": "alpaca"}, None, frozenset())
+def settled(config: dict) -> Plan:
+    """What the config of a study amounts to."""
+    return _settled(json.dumps(config))
 
 
-def _adapter(
-    model: str,
-    data: str,
-    rank: int,
-    bits: int,
-    seed: int,
-    alpha: float | None,
-    rslora: bool,
-    trained: Sequence[str],
-    tokens: int,
-) -> Cell:
-    fit = {"model": model, "revision": None, "data": data, "languages": None, "rank": rank, "bits": bits}
-    fit |= {"alpha": float(alpha or rank), "rslora": rslora, "dropout": 0.0, "targets": "all-linear", "seed": seed}
-    fit |= {"lr": 2e-4, "schedule": "cosine", "template": "alpaca"}
-    trainable = 10_000 * rank
-    summary = {
-        **{name: fit[name] for name in ("model", "data", "rank", "bits", "alpha", "targets", "seed")},
+@cache
+def _settled(config: str) -> Plan:
+    return plan(json.loads(config), look=False)
+
+
+def _planned(cell: CellOfGrid, languages: Sequence[str], trained: Mapping, tokens: Callable[[str], int]) -> Cell:
+    """Done, but for its scores."""
+    seconds = 20.0 + cell.rank / 8 + 8 / cell.fit["bits"]
+    result = replace(planned(cell.name, cell.fit), state="done", seconds=seconds)
+    if result.is_base:
+        return result
+    codes = trained.get(result.data) or _trained_by(result.data, languages)
+    return replace(result, summary=_summary(result, codes, tokens(result.data)), trained=frozenset(codes))
+
+
+def _summary(cell: Cell, codes: Sequence[str], tokens: int) -> dict:
+    trainable, base = 10_000 * cell.rank, BASE_PARAMETERS * cell.bits // 8
+    return {
+        **{name: cell.fit[name] for name in ("model", "data", "rank", "bits", "alpha", "targets", "seed")},
         "steps": 100,
-        "seconds": 10.0 + rank / 8 + 8 / bits,
+        "seconds": 10.0 + cell.rank / 8 + 8 / cell.bits,
+        "tokens": tokens,
+        "training_records": {code: 1000 // len(codes) for code in codes},
         "trainable_parameters": trainable,
         "total_parameters": BASE_PARAMETERS + trainable,
         "trainable_percent": 100 * trainable / (BASE_PARAMETERS + trainable),
-        "base_bytes": BASE_PARAMETERS * bits // 8,
+        "base_bytes": base,
         "adapter_bytes": 4 * trainable,
-        "peak_memory_bytes": BASE_PARAMETERS * bits // 8 + 20 * trainable + 50_000_000,
-        "tokens_per_second": 4000.0 - 10 * rank,
+        "peak_memory_bytes": base + 20 * trainable + 50_000_000,
+        "tokens_per_second": 4000.0 - 10 * cell.rank,
         "train_loss_first": 3.0,
         "train_loss_last": 2.0,
         "val_loss_before": 3.1,
         "val_loss_after": 2.2,
-        "val_loss_by_language": {code: {"before": 3.1, "after": 2.2} for code in trained},
-        "training_records": {code: 1000 // len(trained) for code in trained},
-        "tokens": tokens,
+        "val_loss_by_language": {code: {"before": 3.1, "after": 2.2} for code in codes},
         "versions": {},
     }
-    return _planned(fit, summary, frozenset(trained))
-
-
-def _planned(fit: dict, summary: dict | None, trained: frozenset[str]) -> Cell:
-    alpha, rank = fit.get("alpha"), fit["rank"]
-    scaling = f"rsLoRA, alpha = {alpha:g}" if fit.get("rslora") else f"alpha = {alpha or 0:g}"
-    scaling = "" if rank == 0 else BY_RANK if scaling == f"alpha = {rank}" else scaling
-    slug = "-".join(str(fit[name]) for name in ("model", "data", "rank", "bits", "seed") if name in fit)
-    return Cell(
-        name=f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in slug)}-{_hash(fit)}",
-        model=fit["model"],
-        data=fit.get("data"),
-        rank=rank,
-        bits=fit["bits"],
-        scaling=scaling,
-        seed=fit.get("seed"),
-        state="done",
-        error=None,
-        seconds=20.0 + rank / 8 + 8 / fit["bits"],
-        summary=summary,
-        trained=trained,
-        rows={},
-        counted={},
-        items={},
-        fit=fit,
-    )
 
 
 def _scored(cell: Cell, chance: Mapping, hard: Mapping, alike: float, random: np.random.Generator) -> Cell:
@@ -212,7 +187,3 @@ def _prediction(number: int, metric: str, x: float) -> dict:
 def _json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

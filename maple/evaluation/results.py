@@ -14,26 +14,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from maple.data.records import lines, parse
 from maple.durable import replace_file
 from maple.errors import InputError, readable, shown
+from maple.evaluation.prompting import Request
+from maple.evaluation.scores import PREDICTIONS, SCORES, read_rows
+from maple.evaluation.scoring import Answer
 from maple.evaluation.task import Choice
-from maple.jsonfile import read_array
+from maple.metrics.example import Estimate
 
-if TYPE_CHECKING:  # they import torch, and a report reads scores without it
-    from maple.evaluation.prompting import Request
-    from maple.evaluation.scoring import Answer
-    from maple.metrics.example import Estimate
-
-SCORES, PREDICTIONS = "scores.json", "predictions"
-KINDS = {  # of what stands in a row of scores.json
-    **dict.fromkeys(("task", "language", "metric"), str),
-    **dict.fromkeys(("value", "stderr"), int | float | None),
-    "n": int,
-    "settings": dict,
-}
 FOUND = "prompts_sha256"  # the one setting that is known only when the prompts are made
 # What a run may go on without: scores do not depend on the batch size, and the adapter has a hash beside its path.
 FREE = (FOUND, "batch_size", "adapter")
@@ -43,7 +33,7 @@ class Results:
     """The results of a run in its folder, those of an earlier start included."""
 
     def __init__(self, out: Path):
-        self.out, self.rows = out, _read(out / SCORES)
+        self.out, self.rows = out, read_rows(out / SCORES)
 
     def begin(self) -> None:
         """Make room for predictions; not before, so that a run that is refused leaves nothing."""
@@ -109,8 +99,6 @@ class Results:
         expected = [(request.digest, _asked(settings)) for request in requests]
         if [(row.get("prompt_sha256"), row.get("asked_sha256")) for row in rows] != expected:
             return None
-        from maple.evaluation.scoring import Answer
-
         return [Answer(request.number, row["output"], [], {}) for request, row in zip(requests, rows, strict=True)]
 
 
@@ -127,17 +115,3 @@ def _prediction(request: Request, answer: Answer) -> dict:
     else:
         line |= {"answers": request.asked.answers}
     return line | {"score": answer.scores, "shots": request.shots, "cut": request.cut, "prompt_sha256": request.digest}
-
-
-def _read(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    try:
-        rows = read_array(path)
-        for number, row in enumerate(rows, start=1):
-            for name, kind in KINDS.items():
-                if not isinstance(row, dict) or not isinstance(row.get(name, ...), kind):
-                    raise InputError(f"{path}: not the scores of an evaluation ({name!r} of row {number})")
-    except InputError as error:
-        raise InputError(f"{error}; delete it to score again") from error
-    return rows

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 from maple import ranks
 from maple.adapter import load_adapter
 from maple.data.prompts import check_template
 from maple.device import choose_device, with_room
-from maple.display import Screen
 from maple.durable import file_sha256
 from maple.evaluation.data import read_examples
 from maple.evaluation.judged import judged
@@ -32,6 +33,7 @@ from maple.model import check_config, load_model, read_config
 from maple.origin import CONFIG as ADAPTER_CONFIG
 from maple.origin import WEIGHTS, find_origin
 from maple.outputs import CONFIG, write_config
+from maple.screen import Screen
 from maple.shards import Shards
 from maple.tokenizer import load_tokenizer
 
@@ -55,10 +57,18 @@ class Unit:
 class Run:
     """Scores what is planned and not there yet; of several processes each does its share of every task."""
 
-    def __init__(self, arguments: dict, plan: Plan, out: Path):
+    def __init__(
+        self,
+        arguments: dict,
+        plan: Plan,
+        out: Path,
+        load: Callable[..., PreTrainedModel] = load_model,
+        view: View | None = None,
+    ):
+        """`load` is called as `load_model`."""
         self.arguments, self.plan, self.out = arguments, plan, out
-        self.origin = find_origin(arguments["model"], arguments["adapter"])
-        self.view = View(Screen(highlight=False, quiet=not ranks.is_first()))
+        self.origin = find_origin(arguments["model"], arguments["adapter"], arguments["revision"])
+        self.load_model, self.view = load, view or View(Screen(highlight=False, quiet=not ranks.is_first()))
 
     def go(self) -> None:
         """Do all of it. Raises InputError for whatever is wrong with model, data, settings or memory."""
@@ -167,7 +177,9 @@ class Run:
         arguments = self.arguments
         load_arguments = self.origin.load_arguments(arguments["bits"])
         with loading(self.view.console) as progress:
-            self.model = load_model(**load_arguments, rank=0, device=self.device, dtype=self.dtype, progress=progress)
+            self.model = self.load_model(
+                **load_arguments, rank=0, device=self.device, dtype=self.dtype, progress=progress
+            )
         if arguments["adapter"] is not None:
             load_adapter(self.model, arguments["adapter"])
         self.model.eval()

@@ -6,18 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-if TYPE_CHECKING:  # it imports torch, and a report asks only for PRIMARY
-    from maple.metrics.example import Estimate
-
-PRIMARY = ("acc", "f1", "rougeL", "win_rate")  # the one number of a task, as in the paper's table
-COUNTED = ("prompts_cut", "shots_kept", "tokens_per_character")  # of the prompts, not of the answers
+from maple.evaluation.scores import COUNTED, PRIMARY
+from maple.metrics.example import Estimate
 
 
 class View:

@@ -14,7 +14,7 @@ which is unbiased; but studies have two or three seeds, and in one study of eigh
 above zero, and every resampling of them too. With it 5 % of such studies show an effect at 5 %
 (tests/maple/reporting/test_bootstrap.py). A seed's own luck with the examples is in both terms, so an interval over
 seeds that hardly differ is longer than it need be: up to a half with three seeds. Of one seed there is no draw: what
-such an interval says is true of this seed.
+such an interval says is true of this seed (`contrasts.py` has what stands in for it in a comparison).
 
 Means are taken as the paper takes its own: over languages within a task, then over tasks.
 """
@@ -22,7 +22,7 @@ Means are taken as the paper takes its own: over languages within a task, then o
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -55,6 +55,7 @@ class Replicates:
         self.cells = [cell for cell in study.cells if cell.items]
         self.place = {cell: number for number, cell in enumerate(self.cells)}
         self.all_pairs = sorted({pair for cell in self.cells for pair in cell.items}, key=_order(study))
+        self.place_of_pair = {pair: number for number, pair in enumerate(self.all_pairs)}
         self.judged = {task for cell in self.cells for (task, _), row in cell.rows.items() if _percent(row)}
         size = 4 * max(1, len(self.cells) * len(self.all_pairs))
         self.count = min(count, max(FEWEST, LARGEST // size))
@@ -62,7 +63,7 @@ class Replicates:
         self.values = np.full(self.scores.shape[:2], np.nan)
         for number, pair in enumerate(self.all_pairs):
             self._draw(number, pair)
-        self.seed_weights = cache(self._seed_weights)
+        self.block_weights = cache(self._block_weights)
 
     def _draw(self, number: int, pair: Pair) -> None:
         """Fill in one task and language.
@@ -113,7 +114,7 @@ class Replicates:
         value, replicates = 0.0, np.zeros(self.count)
         groups = self.study.groups(wanted)
         for group in groups:
-            weights = self.seed_weights(tuple(cell.seed for cell in group))
+            weights = self.block_weights(tuple(cell.seed for cell in group))
             for cell, weight in zip(group, weights, strict=True):
                 one = self._of_one(cell, pairs)
                 share = 1 / len(group) / len(groups)
@@ -121,26 +122,30 @@ class Replicates:
                 replicates += share * (one.replicates + weight * one.value)
         return Mean(value, replicates) if groups else Mean(np.nan, np.full(self.count, np.nan))
 
-    def _of_one(self, cell: Cell, pairs: Sequence[Pair]) -> Mean:
-        """Over languages within each task, then over tasks."""
-        having = [pair for pair in pairs if pair in cell.items]
-        languages = defaultdict(int)
-        for task, _ in having:
-            languages[task] += 1
-        weights = np.array([1 / languages[task] / len(languages) for task, _ in having])
-        which = [self.all_pairs.index(pair) for pair in having]
-        place = self.place[cell]
-        # einsum adds up in one order, which a product of matrices does not
-        return Mean(
-            float(weights @ self.values[place, which]), np.einsum("p,pb->b", weights, self.scores[place, which])
-        )
+    def value(self, cell: Cell, pairs: Sequence[Pair]) -> float:
+        """The mean of one cell alone, without replicates."""
+        weights, which = self._weights(cell, pairs)
+        return float(weights @ self.values[self.place[cell], which])
 
-    def _seed_weights(self, seeds: tuple[int | None, ...]) -> np.ndarray:
-        """What is added to the weight 1 of each seed, [seeds, replicates]; it adds up to 0 in each replicate."""
-        s = len(seeds)
+    def _of_one(self, cell: Cell, pairs: Sequence[Pair]) -> Mean:
+        weights, which = self._weights(cell, pairs)
+        # einsum adds up in one order, which a product of matrices does not
+        drawn = np.einsum("p,pb->b", weights, self.scores[self.place[cell], which])
+        return Mean(self.value(cell, pairs), drawn)
+
+    def _weights(self, cell: Cell, pairs: Sequence[Pair]) -> tuple[np.ndarray, list[int]]:
+        """Of the pairs that a cell has, and their places: over languages within each task, then over tasks."""
+        having = [pair for pair in pairs if pair in cell.items]
+        languages = Counter(task for task, _ in having)
+        weights = [1 / languages[task] / len(languages) for task, _ in having]
+        return np.array(weights), [self.place_of_pair[pair] for pair in having]
+
+    def _block_weights(self, names: tuple) -> np.ndarray:
+        """What is added to the weight 1 of each block, [blocks, replicates]; it adds up to 0 in each replicate."""
+        s = len(names)
         if s == 1:
             return np.zeros((1, self.count))
-        random = np.random.default_rng([SEED, *(zlib.crc32(str(seed).encode()) for seed in seeds)])
+        random = np.random.default_rng([SEED, *(zlib.crc32(str(name).encode()) for name in names)])
         g = random.standard_normal((s, self.count))
         tails = np.sqrt((s - 1) / random.chisquare(s - 1, self.count))
         return np.sqrt(s / (s - 1)) * (g - g.mean(axis=0)) * tails

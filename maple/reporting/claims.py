@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from maple.reporting.bootstrap import Replicates, holm, interval
-from maple.reporting.contrasts import Contrasts, Line, Part, done, line, matched, minus
+from maple.reporting.contrasts import Contrasts, Line, done, line, matched, minus
 from maple.reporting.hypotheses import (
     MARGIN,
     Finding,
@@ -37,7 +37,7 @@ class Claim:
     name: str
     text: str  # what is claimed
     test: str  # what is computed
-    estimate: float | None  # of the part that is hardest to show
+    estimate: float | None  # of the part that decides
     low: float | None  # ends of its 95 % interval
     high: float | None
     p: float | None  # of the claim
@@ -46,6 +46,7 @@ class Claim:
     figure: list[Line]
     bounds: tuple[float, ...] = (0.0,)  # where the figure has its lines
     part: str = ""  # which the estimate is of
+    p_opposite: float | None = None  # corrected too
     note: str = ""
 
 
@@ -94,41 +95,49 @@ PAPER: dict[str, tuple[Callable[[Contrasts], Finding], str, str]] = {
 def judge(study: Study, replicates: Replicates | None = None) -> list[Claim]:
     """Every claim of the paper, in its order."""
     contrasts = Contrasts(study, replicates or Replicates(study))
-    findings: dict[str, Finding | str] = {}
-    for name, (find, _, _) in PAPER.items():
-        try:
-            if not contrasts.adapters:
-                raise Untestable("an adapter that is trained and scored")
-            findings[name] = find(contrasts)
-        except Untestable as lacking:
-            findings[name] = f"{UNTESTABLE}: it needs {lacking}"
+    findings = {name: _find(contrasts, find) for name, (find, _, _) in PAPER.items()}
     tested = {name: found for name, found in findings.items() if isinstance(found, Finding)}
-    ps = {name: _p(found) for name, found in tested.items()}
-    against = {name: _p_against(found) for name, found in tested.items()}
-    ps_holm = dict(zip(ps, holm(list(ps.values())), strict=True))
-    against_holm = dict(zip(against, holm(list(against.values())), strict=True))
-    claims = []
-    for name, found in findings.items():
-        words = (name, *PAPER[name][1:])
-        if isinstance(found, str):
-            claims.append(Claim(*words, None, None, None, None, None, found, []))
-            continue
-        hardest = _hardest(found.parts)
-        claims.append(
-            Claim(
-                *words,
-                hardest.mean.value,
-                *interval(hardest.mean.replicates),
-                ps[name],
-                ps_holm[name],
-                _verdict(ps_holm[name], against_holm[name]),
-                found.figure,
-                found.bounds,
-                hardest.label,
-                " ".join(filter(None, [found.note, _seeds(contrasts)])),
-            )
-        )
-    return claims
+    ps = [_p(found) for found in tested.values()]
+    corrected = holm(ps), holm([_p_opposite(found) for found in tested.values()])
+    of_name = dict(zip(tested, zip(ps, *corrected, strict=True), strict=True))
+    return [
+        Claim(name, text, test, None, None, None, None, None, findings[name], [])
+        if name not in tested
+        else _judged(name, text, test, findings[name], *of_name[name], _seeds(contrasts))
+        for name, (_, text, test) in PAPER.items()
+    ]
+
+
+def _find(contrasts: Contrasts, find: Callable[[Contrasts], Finding]) -> Finding | str:
+    try:
+        if not contrasts.adapters:
+            raise Untestable("an adapter that is trained and scored")
+        return find(contrasts)
+    except Untestable as lacking:
+        return f"{UNTESTABLE}: it needs {lacking}"
+
+
+def _judged(
+    name: str, text: str, test: str, found: Finding, p: float, p_holm: float, p_opposite: float, seeds: str
+) -> Claim:
+    verdict = SUPPORTED if p_holm <= LEVEL else CONTRADICTED if p_opposite <= LEVEL else NOT_SHOWN
+    # what decides: the part that is hardest to show, or the one whose opposite is the surest
+    part = max(found.parts, key=lambda part: (-part.p_opposite if verdict == CONTRADICTED else part.p, -part.distance))
+    return Claim(
+        name,
+        text,
+        test,
+        estimate=part.mean.value,
+        **dict(zip(("low", "high"), interval(part.mean.replicates), strict=True)),
+        p=p,
+        p_holm=p_holm,
+        verdict=verdict,
+        figure=found.figure,
+        bounds=found.bounds,
+        part=part.label,
+        p_opposite=p_opposite,
+        note=" ".join(filter(None, [found.note, seeds])),
+    )
 
 
 def _p(found: Finding) -> float:
@@ -137,24 +146,19 @@ def _p(found: Finding) -> float:
     return min(1.0, max(found.looks * max(part.p for part in found.parts), *conditions, 0.0))
 
 
-def _p_against(found: Finding) -> float:
+def _p_opposite(found: Finding) -> float:
     """That the opposite of one of the parts holds, whichever it is (Bonferroni)."""
-    return min(1.0, len(found.parts) * min(part.p_against for part in found.parts))
-
-
-def _verdict(p: float, against: float) -> str:
-    return SUPPORTED if p <= LEVEL else CONTRADICTED if against <= LEVEL else NOT_SHOWN
-
-
-def _hardest(parts: list[Part]) -> Part:
-    return max(parts, key=lambda part: (part.p, -part.distance))
+    return min(1.0, len(found.parts) * min(part.p_opposite for part in found.parts))
 
 
 def _seeds(contrasts: Contrasts) -> str:
     seeds = contrasts.replicates.seeds_of(contrasts.adapters)
-    if seeds == 1:
-        return "Of some adapters there is one seed: the spread between seeds is not in this."
-    return f"Examples and {seeds} seeds are drawn anew."
+    if seeds > 1:
+        return f"Examples and {seeds} seeds are drawn anew.{' Three seeds would say much more.' if seeds == 2 else ''}"
+    return (
+        "Some adapters have one seed: settings are drawn anew in the place of seeds, and a comparison at one rank and "
+        "bits alone has no spread between runs in it."
+    )
 
 
 def rank_and_scaling(study: Study, replicates: Replicates) -> Claim | None:

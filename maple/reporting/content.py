@@ -12,7 +12,7 @@ from maple.reporting.figures import Figure, draw
 from maple.reporting.names import with_short_names
 from maple.reporting.samples import Sample, read_samples
 from maple.reporting.settings import settings_tables
-from maple.reporting.study import CELLS, Cell, Study, scores_of
+from maple.reporting.study import Cell, Study
 from maple.reporting.table import Table
 from maple.reporting.tables import tables
 
@@ -64,7 +64,6 @@ def gather(study: Study) -> Content:
     for table in tables(study, replicates, claims):
         by_section.setdefault(SECTION[table.name], []).append(table)
     sampled = best_cell(study, replicates)
-    scores = sampled and scores_of(study.folder / CELLS / sampled.name, study.config)
     return Content(
         study,
         cheapest(study, replicates),
@@ -73,7 +72,7 @@ def gather(study: Study) -> Content:
         figures,
         lacking,
         sampled.name if sampled else "",
-        read_samples(sampled, scores) if sampled else {},
+        read_samples(sampled) if sampled else {},
     )
 
 

@@ -7,7 +7,7 @@ scored on. Of the adapters those count whose cell is done and whose alpha is the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class Part(NamedTuple):
         return p_above(self.sign * self.mean.replicates, self.sign * self.bound)
 
     @property
-    def p_against(self) -> float:
+    def p_opposite(self) -> float:
         """Of the opposite."""
         return p_above(-self.sign * self.mean.replicates, -self.sign * self.bound)
 
@@ -69,34 +69,58 @@ class Contrasts:
         pairs = self.replicates.shared([*ours, *theirs], pairs)
         if not ours or not pairs:
             return None
-        return minus(self.replicates.mean(ours, pairs), self.replicates.mean(theirs, pairs))
+        key = key_of(*apart)
+        by_setting = {key(cell): self.replicates.value(cell, pairs) for cell in ours}
+        for cell in theirs:
+            by_setting[key(cell)] -= self.replicates.value(cell, pairs)
+        mean = minus(self.replicates.mean(ours, pairs), self.replicates.mean(theirs, pairs))
+        return self._without_seeds(mean, by_setting, ours)
+
+    def level(self, cells: Sequence[Cell], pairs: Sequence[Pair]) -> Mean:
+        """The mean of some cells, whatever lies between them."""
+        mean = self.replicates.mean(cells, pairs)
+        return self._without_seeds(mean, {cell.setting: self.replicates.value(cell, pairs) for cell in cells}, cells)
 
     def gain(self, pairs: Sequence[Pair] | None = None) -> Mean | None:
         """All adapters minus the base of the same model and bits, each base counting the same."""
         found, adapters = [], balanced(self.adapters)
         for base in self.bases:
-            of_base = [cell for cell in adapters if (cell.model, cell.bits) == (base.model, base.bits)]
+            of_base = [cell for cell in adapters if self.study.base_of(cell) is base]
             shared = self.replicates.shared([base, *of_base], pairs)
             if of_base and shared:
-                found.append(minus(self.replicates.mean(of_base, shared), self.replicates.mean([base], shared)))
+                found.append(minus(self.level(of_base, shared), self.replicates.mean([base], shared)))
         return average(found)
 
     def slope(self, cells: Iterable[Cell], factor: str, pairs: Sequence[Pair] | None = None) -> Mean | None:
         """What a doubling of rank or bits adds: least squares on the logarithm, all else being equal, then the mean."""
+        cells = balanced(cells)
         strata = defaultdict(lambda: defaultdict(list))
-        for cell in balanced(cells):
+        for cell in cells:
             alike = tuple(getattr(cell, name) for name in SETTINGS if name not in (factor, "seed"))
             strata[alike][getattr(cell, factor)].append(cell)
-        found = []
-        for levels in strata.values():
+        found = {}
+        for stratum, levels in strata.items():
             x = np.log2(sorted(levels))
             sides = matched([levels[level] for level in sorted(levels)], factor)
             pairs_of_all = self.replicates.shared([cell for side in sides for cell in side], pairs)
             if len(x) > 1 and all(sides) and pairs_of_all:
                 weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
                 means = [self.replicates.mean(side, pairs_of_all) for side in sides]
-                found.append(total([scaled(mean, weight) for mean, weight in zip(means, weights, strict=True)]))
-        return average(found)
+                found[stratum] = total([scaled(mean, weight) for mean, weight in zip(means, weights, strict=True)])
+        values = {stratum: mean.value for stratum, mean in found.items()}
+        return self._without_seeds(average(list(found.values())), values, cells) if found else None
+
+    def _without_seeds(self, mean: Mean, by_setting: Mapping[Hashable, float], cells: Iterable[Cell]) -> Mean:
+        """Where there is one seed, with the spread between settings in the place of that between seeds.
+
+        It holds more than the latter, what a setting does to the difference, so intervals are rather too long. One
+        setting alone has no spread, and of it the interval says nothing beyond this one run.
+        """
+        if self.replicates.seeds_of(cells) > 1 or len(by_setting) < 2:
+            return mean
+        drawn = self.replicates.block_weights(tuple(by_setting))
+        spread = np.einsum("k,kb->b", np.array(list(by_setting.values())), drawn) / len(by_setting)
+        return Mean(mean.value, mean.replicates + spread)
 
 
 def done(cells: Iterable[Cell]) -> list[Cell]:

@@ -142,7 +142,7 @@ def mistral_beats_gpt_4(of: Contrasts) -> Finding:
             raise Untestable(f"scores of {task}")
         if any(cell.rows[pair]["settings"].get("setting") == "tiny" for cell in cells for pair in pairs):
             raise Untestable(f"{task} itself, which GPT-4 was asked; here it is the embedded world's")
-        found = of.replicates.mean(cells, pairs)
+        found = of.level(cells, pairs)
         less = Mean(found.value - gpt_4[task], found.replicates - gpt_4[task])
         parts.append(Part(f"{task}: Mistral minus GPT-4's {gpt_4[task]}", less, ROUNDED))
     note = "GPT-4's numbers are the paper's, of other prompts; ours are the mean of all adapters, not of the best."

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from maple.cells.cell import FIT, STATE, is_gone
 from maple.data.records import lines, parse
 from maple.errors import InputError, readable, shown
-from maple.evaluation.results import PREDICTIONS, SCORES, Results
-from maple.evaluation.view import COUNTED, PRIMARY
+from maple.evaluation.scores import COUNTED, PREDICTIONS, PRIMARY, SCORES, read_rows
 from maple.jsonfile import read_object
 from maple.judging.annotations import share
 from maple.languages import known, language_of
 from maple.outputs import SUMMARY
 
-CELL, STATE, FIT = "cell.json", "state.json", "fit"
 STATES = ("planned", "training", "scoring", "done", "failed")
 BY_RANK = "alpha = rank"
 ROUNDING = 1e-6  # relative; a mean that was summed in another order, or over processes, differs from ours by 1e-12
@@ -49,15 +49,17 @@ class Cell:
     rows: dict[Pair, dict]  # the row of scores.json of the primary metric
     counted: dict[Pair, dict[str, float]]  # what was counted of the prompts: tokens_per_character, prompts_cut
     items: dict[Pair, np.ndarray]  # the primary metric of each example, in the row's unit; NaN: no verdict on it
-    fit: dict = field(default_factory=dict, repr=False)  # flags of maple.fit, as cell.json has them
+    fit: dict = field(default_factory=dict, repr=False)  # flags of maple.fit, all that its results depend on
     progress: tuple[int, int] | None = None  # (step, of) while it trains
+    is_stopped: bool = False  # whether it says that it is at work, and its process is gone
+    scores: Path | None = None  # the folder of its evaluation, which need not be there; None: not begun
 
     @property
     def is_base(self) -> bool:
         """Whether nothing was trained."""
         return self.rank == 0
 
-    @property
+    @cached_property
     def setting(self) -> tuple:
         """All flags but the seed: cells that share it are runs of the same thing."""
         return tuple((name, repr(value)) for name, value in self.fit.items() if name != "seed")
@@ -69,33 +71,43 @@ class Cell:
         return f"{self.data} ({languages})" if self.data and languages else self.data
 
 
-def read_cell(folder: Path, scores: Path | None, complain: Callable[[str], None]) -> Cell | None:
-    """The cell in a folder; None, and a complaint, where it does not say what it is.
-
-    scores   the folder of its evaluation, if there is one
-    """
-    try:
-        fit = read_object(folder / CELL).get("fit")
-        _check(fit, folder / CELL)
-    except InputError as error:
-        complain(f"{folder.name} is left out: {error}")
-        return None
-    state = _object(folder / STATE, complain) or {}
-    if state and state.get("state") not in STATES:
-        complain(f"{folder / STATE}: no state of a cell: {shown(state.get('state'))}")
-        state = {}
-    summary = _object(folder / FIT / SUMMARY, complain)
-    rows, counted, items = ({}, {}, {}) if scores is None else read_scores(scores, complain)
-    step, of = _number(state.get("step")), _number(state.get("of"))
+def planned(name: str, fit: dict) -> Cell:
+    """A cell that nobody has begun."""
     return Cell(
-        name=folder.name,
+        name=name,
         model=fit["model"],
         data=fit["data"] if fit["rank"] else None,
         rank=fit["rank"],
         bits=fit["bits"],
         scaling=scaling(fit),
         seed=fit["seed"] if fit["rank"] else None,
-        state=state.get("state", "planned"),
+        state="planned",
+        error=None,
+        seconds=None,
+        summary=None,
+        trained=frozenset(),
+        rows={},
+        counted={},
+        items={},
+        fit=fit,
+    )
+
+
+def read_cell(cell: Cell, folder: Path, scores: Path, complain: Callable[[str], None]) -> Cell:
+    """A planned cell with what its folder holds; whatever cannot be read is a complaint.
+
+    scores   the folder of its evaluation, which need not be there
+    """
+    state = _object(folder / STATE, complain) or {}
+    if state and state.get("state") not in STATES:
+        complain(f"{folder / STATE}: no state of a cell: {shown(state.get('state'))}")
+        state = {}
+    summary = _object(folder / FIT / SUMMARY, complain)
+    rows, counted, items = read_scores(scores, complain)
+    step, of = _number(state.get("step")), _number(state.get("of"))
+    return replace(
+        cell,
+        state=state.get("state", "done" if rows else "planned"),  # scores without it were brought from another study
         error=str(state["error"]) if state.get("error") is not None else None,
         seconds=_number(state.get("seconds")),
         summary=summary,
@@ -103,28 +115,19 @@ def read_cell(folder: Path, scores: Path | None, complain: Callable[[str], None]
         rows=rows,
         counted=counted,
         items=items,
-        fit=fit,
         progress=None if step is None or of is None else (int(step), int(of)),
+        is_stopped=is_gone(state),
+        scores=scores,
     )
-
-
-def _check(fit: object, path: Path) -> None:
-    kinds = {"model": str, "rank": int, "bits": int}
-    if isinstance(fit, dict) and fit.get("rank") != 0:
-        kinds |= {"data": str, "seed": int}
-    for name, kind in kinds.items():
-        if not isinstance(fit, dict) or not isinstance(fit.get(name), kind):
-            raise InputError(f'{path}: {name!r} of "fit" must be {"text" if kind is str else "a whole number"}')
 
 
 def scaling(fit: dict) -> str:
     """The rule behind the adapter's scale, in words; "" of a base."""
     if not fit["rank"]:
         return ""
-    alpha = _number(fit.get("alpha")) or fit["rank"]
     if fit.get("rslora"):
-        return f"rsLoRA, alpha = {alpha:g}"
-    return BY_RANK if alpha == fit["rank"] else f"alpha = {alpha:g}"
+        return f"rsLoRA, alpha = {fit['alpha']:g}"
+    return BY_RANK if fit["alpha"] == fit["rank"] else f"alpha = {fit['alpha']:g}"
 
 
 def _object(path: Path, complain: Callable[[str], None]) -> dict | None:
@@ -150,7 +153,7 @@ def _trained(summary: dict | None) -> frozenset[str]:
 def read_scores(folder: Path, complain: Callable[[str], None]) -> tuple[dict, dict, dict]:
     """(rows, counted, items) of an evaluation, each by task and language; see Cell."""
     try:
-        found = Results(folder).rows
+        found = read_rows(folder / SCORES)
     except InputError as error:
         complain(str(error))
         return {}, {}, {}

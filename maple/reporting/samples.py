@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-from maple.evaluation.results import PREDICTIONS
-from maple.reporting.study import Cell
+from maple.evaluation.scores import PREDICTIONS
+from maple.reporting.reading import Cell
 
 MOST = 3  # of a task and language: forty languages of seven tasks are some 800 of them, a megabyte of text
 LONGEST = 280  # characters of each text: a question with the end of its context, or an answer of three sentences
@@ -32,14 +31,14 @@ class Sample:
     score: dict[str, float]
 
 
-def read_samples(cell: Cell, scores: Path) -> dict[str, dict[str, list[Sample]]]:
+def read_samples(cell: Cell) -> dict[str, dict[str, list[Sample]]]:
     """By task and language the first examples of the file, which is not a choice by how good they are.
 
-    scores   the folder of the cell's evaluation; files that the study's reader found damaged are left out
+    Files that the study's reader found damaged, whose items it has not, are left out.
     """
     found: dict[str, dict[str, list[Sample]]] = {}
     for task, language in cell.items:
-        with (scores / PREDICTIONS / f"{task}.{language}.jsonl").open(encoding="utf-8") as file:
+        with (cell.scores / PREDICTIONS / f"{task}.{language}.jsonl").open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in islice(file, MOST)]
         found.setdefault(task, {})[language] = [_sample(row) for row in rows]
     return found

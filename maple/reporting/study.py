@@ -1,26 +1,26 @@
 """A study as its folder holds it, finished or not.
 
-study.yaml               what was asked for
+study.yaml               what was asked for, and so which cells there are (`maple/cells/grid.py`)
 cells/<name>/            a cell each (`reading.py`)
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from maple.errors import InputError, readable, shown
-from maple.evaluation.results import SCORES
-from maple.reporting.reading import BY_RANK, Cell, Pair, read_cell
+from maple.cells import grid
+from maple.cells.cell import BASE_FLAGS, CELL, CELLS, STUDY, scores_folder
+from maple.errors import InputError
+from maple.jsonfile import read_object
+from maple.reporting.reading import BY_RANK, Cell, Pair, planned, read_cell
 
 __all__ = ["BY_RANK", "TASKS", "Cell", "Pair", "Study", "read_study"]
 
-CONFIG, CELLS = "study.yaml", "cells"
-LARGEST = 64 * 2**10  # bytes of study.yaml; the paper's grid takes one
 TASKS = ("xnli", "xcopa", "xquad", "belebele", "mlqa", "xlsum", "alpaca_eval")  # in the order of the paper's Table 1
 
 
@@ -47,8 +47,12 @@ class Study:
         return [cell for cell in self.cells if cell.scaling == BY_RANK]
 
     def base_of(self, cell: Cell) -> Cell | None:
-        """The base that an adapter was trained on: the same model in the same bits."""
-        return next((base for base in self.bases if (base.model, base.bits) == (cell.model, cell.bits)), None)
+        """The base that an adapter was trained on, scored in the adapter's template."""
+
+        def key(cell: Cell) -> list:
+            return [cell.fit.get(name) for name in BASE_FLAGS]
+
+        return next((base for base in self.bases if key(base) == key(cell)), None)
 
     def under(self, scaling: str) -> list[Cell]:
         """The adapters under a scaling; of "alpha = 8" that of rank 8 is in the grid, where alpha is the rank too."""
@@ -66,19 +70,24 @@ class Study:
 def read_study(folder: Path) -> Study:
     """The study in a folder. Raises InputError where there is none."""
     folder = Path(folder)
-    config = _config_of(folder)
+    if not (folder / STUDY).is_file():
+        raise InputError(f"{folder} holds no study: there is no {STUDY} in it; python -m maple.study makes one")
+    config = grid.read_study(folder / STUDY)
+    settled = grid.plan(config, look=False)
     missing: list[str] = []
+    places = _places(folder, settled.cells, missing)
+    scores = scores_folder(settled.evaluate)
     cells = []
-    for place in sorted(path for path in (folder / CELLS).glob("*") if path.is_dir()):
-        cell = read_cell(place, scores_of(place, config), missing.append)
-        cells += [] if cell is None else [cell]
-    cells.sort(key=_order(config))
-    cells = _alike(cells, missing)
+    for cell in settled.cells:
+        cells.append(planned(cell.name, cell.fit))
+        if place := places.get(cell.name):
+            cells[-1] = read_cell(cells[-1], place, place / scores, missing.append)
+    cells = _alike(sorted(cells, key=in_order(config)), missing)
     pairs = {pair for cell in cells for pair in cell.rows}
     found = {task for task, _ in pairs}
     return Study(
         folder=folder,
-        title=str(config.get("title") or folder.resolve().name),
+        title=config.get("title") or folder.resolve().name,
         config=config,
         cells=cells,
         tasks=[*(task for task in TASKS if task in found), *sorted(found - set(TASKS))],
@@ -87,31 +96,37 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def _config_of(folder: Path) -> dict:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise InputError(f"{folder} holds no study: there is no {CONFIG} in it; python -m maple.study makes one")
-    with readable(path):
-        text = path.read_bytes()
-    try:
-        if len(text) > LARGEST:
-            raise ValueError(f"it has {len(text)} bytes, and a study at most {LARGEST}")
-        config = yaml.safe_load(text.decode("utf-8"))  # not libyaml's, which nesting can crash
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not the YAML of a study ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: not a study: {shown(config)}")
-    return config
+def _places(folder: Path, cells: list[grid.Cell], missing: list[str]) -> dict[str, Path]:
+    """The folder of each cell by its name.
+
+    A model that was a folder where the study ran, and is none here, has another name here: then cell.json tells.
+    """
+    there = {path.name: path for path in sorted((folder / CELLS).glob("*")) if path.is_dir()}
+    places = {cell.name: there.pop(cell.name) for cell in cells if cell.name in there}
+    lacking = {repr(_moved(cell.fit)): cell.name for cell in cells if cell.name not in places}
+    others = []
+    for name, path in there.items():
+        try:
+            fit = read_object(path / CELL).get("fit")
+        except InputError:
+            fit = None
+        cell = lacking.pop(repr(_moved(fit)), None) if isinstance(fit, dict) else None
+        if cell is None:
+            others.append(name)
+        else:
+            places[cell] = path
+    if others:
+        missing.append(f"In {CELLS}/ and no cells of the study as it is now: {_list(others)}.")
+    return places
 
 
-def scores_of(cell_folder: Path, config: dict) -> Path | None:
-    """The scores of a cell that belong to the study as it stands; it may hold those of other tasks or limits too."""
-    found = [path for path in cell_folder.glob("scores-*") if (path / SCORES).is_file()]
-    return max(found, key=lambda path: ((path / SCORES).stat().st_mtime_ns, path.name), default=None)
+def _moved(fit: dict[str, Any]) -> list[tuple[str, Any]]:
+    last = {name: os.path.basename(str(fit.get(name)).rstrip("/")) for name in ("model", "data")}
+    return sorted((name, last.get(name, value)) for name, value in fit.items())
 
 
-def _order(config: dict):
-    """Sorts cells as the study lists its models and data; what it does not list comes behind, by name."""
+def in_order(config: dict) -> Callable[[Cell], tuple]:
+    """A key that sorts cells as the study lists its models and data; what it does not list comes behind, by name."""
     models, data = list(_values(config, "model")), list(_values(config, "data"))
 
     def place(values: list, value: object) -> tuple:
@@ -158,10 +173,9 @@ def _unfinished(cells: list[Cell]) -> Iterator[str]:
     for cell in cells:
         if cell.state == "failed":
             yield f"{cell.name} failed: {cell.error or 'it left no message'}"
-        elif cell.state == "training":
-            yield f"{cell.name} is in training" + (" (step {} of {}).".format(*cell.progress) if cell.progress else ".")
-        elif cell.state == "scoring":
-            yield f"{cell.name} is being scored."
+        elif cell.state in ("training", "scoring"):
+            step = f" at step {cell.progress[0]} of {cell.progress[1]}" if cell.progress else ""
+            yield f"{cell.name} {'was stopped while' if cell.is_stopped else 'is'} {cell.state}{step}."
 
 
 def _unscored(cells: list[Cell], pairs: set[Pair]) -> Iterator[str]:

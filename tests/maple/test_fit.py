@@ -22,7 +22,8 @@ from maple.tokenizer import load_tokenizer
 
 # fmt: off
 SUMMARY = [
-    "model", "data", "rank", "bits", "alpha", "targets", "seed", "steps", "seconds", "trainable_parameters",
+    "model", "data", "rank", "bits", "alpha", "targets", "seed", "training_records", "steps",
+    "tokens", "seconds", "trainable_parameters",
     "total_parameters", "trainable_percent", "base_bytes", "adapter_bytes", "peak_memory_bytes", "tokens_per_second",
     "train_loss_first", "train_loss_last", "val_loss_before", "val_loss_after", "val_loss_by_language",
     "exact_match_before", "exact_match_after", "exact_match_by_language", "versions",

@@ -71,7 +71,7 @@ def test_seeds_without_the_tails_have_the_variance_of_rao_and_wu(monkeypatch):
 
     plain = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Normal(plain(seed)))
-    weights = Replicates(imagine(**BASE).__class__(None, "", {}, [], [], [], []), 50_000).seed_weights((0, 1, 2))
+    weights = Replicates(imagine(**BASE).__class__(None, "", {}, [], [], [], []), 50_000).block_weights((0, 1, 2))
     x = np.array([0.0, 0.25, 1.0])
     counts = plain(0).multinomial(2, [1 / 3] * 3, 50_000)  # S - 1 of S seeds, rescaled
     rao_and_wu = (counts * 3 / 2) @ x / 3
@@ -82,7 +82,7 @@ def test_seeds_without_the_tails_have_the_variance_of_rao_and_wu(monkeypatch):
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_five_percent_of_seeds_without_an_effect_look_like_one(seeds):
     study = imagine(ranks=(8,), bits=(4,), n=2, tasks=("xnli",), languages=("de",))
-    weights = 1 + Replicates(study, 4000).seed_weights(tuple(range(seeds)))
+    weights = 1 + Replicates(study, 4000).block_weights(tuple(range(seeds)))
     x = np.random.default_rng(2).standard_normal((4000, seeds))
     wrong = np.mean([p_above(one @ weights) <= 0.05 for one in x / seeds])
     assert wrong == pytest.approx(0.05, abs=0.012)

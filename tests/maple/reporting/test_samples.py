@@ -11,11 +11,10 @@ def planted(tmp_path, **texts):
     """The samples of a cell whose predictions of xnli in Arabic have these texts."""
     folder = plant(tmp_path / "study", n=5, ranks=(1,), bits=(4,), seeds=(0,), tasks=("xnli",), languages=("ar", "en"))
     cell = read_study(folder).cells[-1]
-    scores = next((folder / "cells" / cell.name).glob("scores-*"))
-    path = scores / "predictions" / "xnli.ar.jsonl"
+    path = cell.scores / "predictions" / "xnli.ar.jsonl"
     rows = [json.loads(line) | texts for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_samples(cell, scores)["xnli"]
+    return read_samples(cell)["xnli"]
 
 
 def test_the_first_three_of_each_language(tmp_path):

@@ -1,7 +1,10 @@
 """A study's folder, whole and broken."""
 
 import json
+import platform
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from maple.errors import InputError
 from maple.reporting.study import read_study
+from tests import planted
 from tests.planted import imagine, plant, write
 
 SMALL = {"ranks": (1, 8), "bits": (4,), "seeds": (0, 1), "n": 6}
@@ -60,12 +64,13 @@ def test_order_is_that_of_the_study(tmp_path):
     ("content", "words"),
     [
         (None, "no study"),
-        ("- 1", "not a study"),
-        ("a: [", "not the YAML"),
-        ("[" * 5000, "not the YAML"),
-        ("a: " + "x" * 70_000, "at most"),
-        ("a: !!python/object:os.system {}", "not the YAML"),
-        (b"\xff\xfe\x00", "not the YAML"),
+        ("- 1", "a study has the sections"),
+        ("title: A study of nothing", "there is no cell"),
+        ("grid: {rank: [8], bits: [3]}", "bits"),
+        ("grid: [", "not YAML of a study"),
+        ("[" * 5000, "not YAML of a study"),
+        ("a: !!python/object:os.system {}", "not YAML of a study"),
+        (b"\xff\xfe\x00", "not UTF-8"),
     ],
 )
 def test_refuses_what_is_no_study(tmp_path, content, words):
@@ -76,17 +81,23 @@ def test_refuses_what_is_no_study(tmp_path, content, words):
 
 
 def test_a_study_that_has_not_begun_is_one(tmp_path):
-    (tmp_path / "study.yaml").write_text("title: Tomorrow\n")
+    (tmp_path / "study.yaml").write_text("title: Tomorrow\ngrid: {model: tiny, data: tiny, rank: [1, 8], bits: 4}\n")
     study = read_study(tmp_path)
-    assert (study.title, study.cells, study.tasks, study.languages) == ("Tomorrow", [], [], [])
+    assert (study.title, study.tasks, study.languages) == ("Tomorrow", [], [])
+    assert [(cell.rank, cell.state) for cell in study.cells] == [(0, "planned"), (1, "planned"), (8, "planned")]
+    assert len(study.missing) == 1 and study.missing[0].startswith("3 cells are planned and not begun: tiny.base.4bit-")
 
 
 def test_says_where_cells_stand(folder):
     cells = read_study(folder).main
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    ).stdout
+    gone = gone.strip()
     states = [
         {"state": "failed", "error": "no memory"},
         {"state": "training", "step": 10, "of": 120},
-        {"state": "scoring"},
+        {"state": "scoring", "where": f"process {gone} on {platform.node()}"},
         {"state": "planned"},
     ]
     for cell, state in zip(cells, states, strict=True):
@@ -97,8 +108,8 @@ def test_says_where_cells_stand(folder):
     assert study.missing == [
         f"1 cell is planned and not begun: {cells[3].name}.",
         f"{cells[0].name} failed: no memory",
-        f"{cells[1].name} is in training (step 10 of 120).",
-        f"{cells[2].name} is being scored.",
+        f"{cells[1].name} is training at step 10 of 120.",
+        f"{cells[2].name} was stopped while scoring.",
     ]
     assert [cell.rows for cell in study.main] == [{}] * 4
 
@@ -123,9 +134,6 @@ def test_answers_that_nobody_judged(folder):
 BROKEN = {
     "half a state": ("state.json", '{"state": "trai', "not JSON"),
     "an unknown state": ("state.json", '{"state": "dancing"}', "dancing"),
-    "half a cell": ("cell.json", '{"fit": {"mo', "is left out"),
-    "a cell without a rank": ("cell.json", '{"fit": {"model": "m", "bits": 4}}', "is left out"),
-    "a cell that is a list": ("cell.json", "[]", "is left out"),
     "half a summary": ("fit/summary.json", '{"model":', "not JSON"),
     "half the scores": ("scores-*/scores.json", '[{"task": "xnli",', "not JSON"),
     "scores of something else": ("scores-*/scores.json", '[{"task": 1}]', "not the scores"),
@@ -151,8 +159,41 @@ def test_what_cannot_be_read_is_a_sentence(folder, name):
     path.unlink() if content is None else path.write_text(content)
     study = read_study(folder)
     assert any(words in sentence for sentence in study.missing), study.missing
-    assert len(study.cells) == 5 - ("cell" in pattern)
+    assert len(study.cells) == 5
     assert not any("Traceback" in sentence or "\n" in sentence for sentence in study.missing)
+
+
+def test_cells_of_another_grid_are_left_out(folder):
+    config = (folder / "study.yaml").read_text()
+    (folder / "study.yaml").write_text(config.replace("  rank:\n  - 1\n", "  rank:\n"))
+    study = read_study(folder)
+    assert {cell.rank for cell in study.cells} == {0, 8}
+    (sentence,) = study.missing
+    assert sentence.startswith("In cells/ and no cells of the study as it is now: tiny.tiny.r1.4bit.s0-")
+
+
+def test_a_model_may_lie_elsewhere_now(tmp_path, monkeypatch):
+    """Its cells were named by the last part of its path, which is no folder here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    plant(tmp_path / "study", **SMALL, models=("models/mine",))
+    planted._settled.cache_clear()  # the folder is gone in the next line
+    (tmp_path / "models" / "mine").rmdir()
+    study = read_study(tmp_path / "study")
+    assert study.missing == [] and all(cell.rows for cell in study.cells) and len(study.cells) == 5
+
+
+def test_scores_without_a_state_were_brought_along(folder):
+    for path in folder.glob("cells/*/state.json"):
+        path.unlink()
+    assert {cell.state for cell in read_study(folder).cells} == {"done"}
+
+
+def test_scores_of_other_settings_are_not_of_this_study(folder):
+    config = (folder / "study.yaml").read_text()
+    (folder / "study.yaml").write_text(config.replace("limit: 6", "limit: 7"))
+    study = read_study(folder)
+    assert study.tasks == [] and not any(cell.rows for cell in study.cells)
 
 
 def test_numbers_that_are_none_are_left_empty(folder):
@@ -168,13 +209,16 @@ def test_numbers_that_are_none_are_left_empty(folder):
 
 
 def test_other_examples_are_not_compared(folder):
-    other = imagine(folder, **{**SMALL, "n": 5})
-    odd = other.main[0]
-    shutil.rmtree(cell_folder(folder, odd))
-    write(type(other)(other.folder, other.title, read_study(folder).config, [odd], [], [], []))
+    odd = read_study(folder).main[0]
+    for path in cell_folder(folder, odd).glob("scores-*/predictions/xnli.de.jsonl"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
+        rows = json.loads((path.parents[1] / "scores.json").read_text())
+        row = next(row for row in rows if (row["task"], row["language"], row["metric"]) == ("xnli", "de", "acc"))
+        row.update(n=5, value=float(odd.items["xnli", "de"][:5].mean()))
+        (path.parents[1] / "scores.json").write_text(json.dumps(rows))
     study = read_study(folder)
-    assert f"{odd.name} has 5 examples of xnli in de, others have 6: they are not compared." in study.missing
-    assert next(cell for cell in study.cells if cell.name == odd.name).items == {}
+    assert study.missing == [f"{odd.name} has 5 examples of xnli in de, others have 6: they are not compared."]
+    assert ("xnli", "de") not in study.main[0].items and ("xnli", "de") in study.main[0].rows
 
 
 def test_a_verdict_that_is_missing_keeps_its_place(folder):

@@ -1,0 +1,121 @@
+"""A study from its file to its last cell: look at everything, then have every unfinished cell worked on."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maple.cells import content
+from maple.cells.cell import STUDY, Cell
+from maple.cells.engine import Engine, Needs
+from maple.cells.grid import Plan
+from maple.cells.job import Job
+from maple.cells.view import Live
+from maple.durable import replace_file, sweep
+from maple.errors import InputWarning, LostError, refuse
+from maple.lock import locked
+from maple.ranks import cores as all_cores
+from maple.screen import Screen
+
+
+class Driver:
+    """One start of a study in its folder; any number of starts finish it once."""
+
+    def __init__(self, config: dict[str, Any], plan: Plan, out: Path, cores: int | None, retry: bool):
+        self.config, self.plan, self.cores, self.retry = config, plan, cores, retry
+        self.name, self.out = shlex.quote(str(out)), out.absolute()
+        self.console = Screen(highlight=False, soft_wrap=True)
+
+    def go(self, engine: Engine) -> None:
+        """Raises InputError before the first cell for whatever is wrong, LostError at the end where a cell failed."""
+        with self.alone():
+            given = self.plan.evaluate, self.plan.bookkeeping, self.cores
+            jobs = [Job(self.out, cell, *given) for cell in self.plan.cells]
+            refuse([said for job in jobs if (said := content.changed(job.cell, job.folder))])
+            unfinished = [job for job in jobs if not job.is_finished]
+            failed = [job for job in unfinished if job.has_failed]
+            todo = unfinished if self.retry else [job for job in unfinished if job not in failed]
+            needs = self.look(engine, todo)
+            replace_file(self.out / STUDY, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            for job in todo:
+                content.note(job.cell, job.folder, job.evaluate)
+                if job in failed:
+                    job.forget_failure()
+            self.work(engine, jobs, todo, needs)
+            self.end(jobs)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """The folder, made now, and no other driver in it; taken away again where nothing was written."""
+        made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
+        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.out):
+                sweep(self.out)
+                yield
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds the study
+                    folder.rmdir()
+
+    def look(self, engine: Engine, todo: list[Job]) -> dict[tuple, Needs]:
+        """What a cell of each group takes. Raises InputError with everything that would stop one of them."""
+        if not todo:
+            return {}
+        self.console.print(f"{len(todo)} cells to do; looking for all that can go wrong in them ...")
+        from maple.cells import checks
+
+        groups = checks.groups(todo)
+        keys, asked = list(groups), [(job, self.needs(job.cell)) for job in groups.values()]
+        found = {keys[number]: one for number, one in engine.each(checks.look, asked)}
+        refuse(list(dict.fromkeys(problem for one in found.values() for problem in one.problems)))
+        for text in dict.fromkeys(text for one in found.values() for text in one.warnings):
+            warnings.warn(text, InputWarning, stacklevel=2)
+        return {key: self.needs(job.cell, found[key].memory, found[key].on_gpu) for key, job in groups.items()}
+
+    def needs(self, cell: Cell, memory: int = 0, on_gpu: bool | None = None) -> Needs:
+        """Before a look at it a cell takes a GPU only where it says so."""
+        on_gpu = cell.fit["device"] == "cuda" if on_gpu is None else on_gpu
+        devices = cell.fit.get("devices") or 1
+        return Needs(self.cores or all_cores(), devices if on_gpu else 0, 0 if on_gpu else memory * devices)
+
+    def work(self, engine: Engine, jobs: list[Job], todo: list[Job], needs: dict[tuple, Needs]) -> None:
+        """Have the cells done, and show how it goes."""
+        if not todo:
+            return
+        from maple.cells.checks import group
+        from maple.cells.work import work_on
+
+        most = max(needs.values(), key=lambda one: (one.gpus, one.memory))  # for a base, which is only scored
+        with Live(self.console, jobs) as live, self.how_to_go_on():
+            for number, _ in engine.each(work_on, [(job, needs.get(group(job.cell), most)) for job in todo]):
+                live.ended(todo[number])
+
+    @contextlib.contextmanager
+    def how_to_go_on(self) -> Iterator[None]:
+        """Say it where the block is stopped by a signal."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.console.print(f"What is finished is kept; to go on: python -m maple.study --out {self.name}")
+            raise
+
+    def end(self, jobs: list[Job]) -> None:
+        """One line of how it stands. Raises LostError where something is missing."""
+        finished = sum(job.is_finished for job in jobs)
+        failed = [job for job in jobs if not job.is_finished and job.has_failed]
+        self.console.print(
+            f"{finished} of {len(jobs)} cells are finished. To see them: python -m maple.report {self.name}"
+        )
+        if failed:
+            names = ", ".join(job.cell.name for job in failed[:5]) + (" ..." if len(failed) > 5 else "")
+            raise LostError(
+                f"{len(failed)} of {len(jobs)} cells failed: {names}; python -m maple.study --status {self.name} says "
+                "why, and --retry tries them again"
+            )

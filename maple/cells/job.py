@@ -1,0 +1,73 @@
+"""What there is to do of a cell, and what is done already. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maple.cells.cell import FAILED, FIT, Cell, read_state, scores_folder
+from maple.durable import discard
+from maple.errors import InputError
+from maple.evaluation.plan import make_plan
+from maple.evaluation.scores import SCORES, read_rows
+from maple.outputs import SUMMARY
+
+TRACEBACK = "error.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process on any machine needs to know to work on a cell."""
+
+    study: Path  # absolute, and on several machines the same
+    cell: Cell
+    evaluate: dict[str, Any]
+    bookkeeping: dict[str, Any] = field(default_factory=dict)  # flags of fit that no result depends on
+    cores: int | None = None  # of the CPU; None: as PyTorch chooses
+
+    @property
+    def folder(self) -> Path:
+        """Of the cell."""
+        return self.cell.folder(self.study)
+
+    @property
+    def fit(self) -> Path:
+        """Where it is trained."""
+        return self.folder / FIT
+
+    @property
+    def scores(self) -> Path:
+        """Where it is scored."""
+        return self.folder / scores_folder(self.evaluate)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its adapter is finished: the summary is the last that fit writes. A base has nothing to train."""
+        return not self.cell.rank or (self.fit / SUMMARY).is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is trained, and scored on every task and language that is asked for by now."""
+        return self.is_trained and not self.left()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last that was tried went wrong."""
+        return read_state(self.folder).get("state") == FAILED
+
+    def left(self) -> list[tuple[str, str]]:
+        """Tasks and languages without scores."""
+        plan = make_plan(self.evaluate | {"model": self.cell.fit["model"]})
+        try:
+            there = {(row["task"], row["language"]) for row in read_rows(self.scores / SCORES)}
+        except InputError:  # a damaged file, of which scoring says what to do
+            there = set()
+        wanted = [(part.task.name, language) for part in plan.parts for language in part.languages]
+        return [pair for pair in wanted if pair not in there]
+
+    def forget_failure(self) -> None:
+        """Make a cell that failed ready to be tried again: an adapter that is not finished begins anew."""
+        if self.fit.is_dir() and not self.is_trained:
+            discard(self.fit)
+        (self.folder / TRACEBACK).unlink(missing_ok=True)

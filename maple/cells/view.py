@@ -1,0 +1,132 @@
+"""A study on the terminal: a live table over the cells, and the same once for --status, from any terminal.
+
+Both read what the cells note in their folders, so it does not matter which process, or which machine, works on them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from statistics import fmean
+
+import rich.live
+from rich.box import SIMPLE
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, is_gone, read_state
+from maple.cells.job import Job
+from maple.errors import one_line
+
+AGAIN = 1.0  # seconds from one look at the folders to the next
+SHOWN = 12  # lines of the live table; all cells are in that of --status
+PLANNED, STOPPED = "planned", "stopped"
+
+
+def standing(job: Job) -> dict:
+    """state.json, with a state for a cell that nobody has begun or whose process is gone."""
+    state = read_state(job.folder)
+    if is_gone(state):
+        return state | {"state": STOPPED}
+    if not state and job.is_finished:  # brought from another study
+        return {"state": DONE}
+    return state or {"state": PLANNED}
+
+
+class Live:
+    """The table while cells are worked on; where the output is no terminal a line for each cell that ends."""
+
+    def __init__(self, console: Console, jobs: Sequence[Job]):
+        self.console, self.jobs = console, jobs
+        self.live = rich.live.Live(console=console, auto_refresh=False, transient=True)
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def __enter__(self) -> Live:
+        if self.console.is_terminal:
+            self.live.start()
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.over.set()
+        if self.console.is_terminal:
+            self.thread.join()
+            self.live.stop()
+
+    def watch(self) -> None:
+        """Look again and again until it is over."""
+        while not self.over.wait(AGAIN):
+            found = [(job, standing(job)) for job in self.jobs]
+            going = [one for one in found if one[1]["state"] in (TRAINING, SCORING, STOPPED)]
+            ended = [one for one in found if one[1]["state"] in (DONE, FAILED)]
+            self.live.update(
+                Group(table([*ended[len(going) - SHOWN :], *going][-SHOWN:]), summary(found)), refresh=True
+            )
+
+    def ended(self, job: Job) -> None:
+        """A line for a cell that is done or has failed."""
+        state = standing(job)
+        self.console.print(Text(f"{job.cell.name}: {_done(state)}, {state.get('seconds') or 0:.0f} s"))
+
+
+def show(console: Console, jobs: Sequence[Job]) -> None:
+    """All cells, once."""
+    found = [(job, standing(job)) for job in jobs]
+    console.print(Group(table(found), summary(found)))
+    for job, state in found:
+        if state["state"] == FAILED:
+            console.print(Text(f"{job.cell.name} failed: {one_line(state.get('error') or 'nobody knows why')}"))
+
+
+def table(found: Sequence[tuple[Job, dict]]) -> Table:
+    """A line for each cell."""
+    shown = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("cell", overflow="ellipsis", no_wrap=True)
+    for column in ("state", "loss", "tokens/s", "seconds"):
+        shown.add_column(column, justify="right" if column != "state" else "left", no_wrap=True)
+    for job, state in found:
+        loss, speed, seconds = (state.get(name) for name in ("loss", "tokens_per_second", "seconds"))
+        shown.add_row(
+            Text(job.cell.name),
+            _done(state),
+            "" if loss is None else f"{loss:.3f}",
+            "" if speed is None else f"{speed:,.0f}",
+            "" if seconds is None else f"{seconds:,.0f}",
+        )
+    return shown
+
+
+def summary(found: Sequence[tuple[Job, dict]]) -> Text:
+    """How many cells are where, and how long the rest may take."""
+    states = [state["state"] for _, state in found]
+    counts = ", ".join(f"{states.count(name)} {name}" for name in dict.fromkeys(states))
+    return Text(f"{len(found)} cells: {counts}{_left(found)}")
+
+
+def _left(found: Sequence[tuple[Job, dict]]) -> str:
+    """Those that are done, adapters and bases apart, say how long the others take; as many at once as there are now."""
+    left, going = 0.0, 0
+    for trained in (True, False):
+        kind = [state for job, state in found if bool(job.cell.rank) == trained]
+        took = [state["seconds"] for state in kind if state["state"] == DONE and state.get("seconds")]
+        rest = [state for state in kind if state["state"] not in (DONE, FAILED)]
+        if rest and not took:
+            return ""
+        left += sum(max(fmean(took) - (state.get("seconds") or 0), 0) for state in rest)
+        going += sum(state["state"] in (TRAINING, SCORING) for state in rest)
+    if not left:
+        return ""
+    seconds = left / max(going, 1)
+    return f"; about {seconds / 3600:.1f} h left" if seconds > 5400 else f"; about {seconds / 60:.0f} min left"
+
+
+def _done(state: dict) -> str:
+    """What a cell is at."""
+    name = state["state"]
+    if name == TRAINING and state.get("of"):
+        return f"training {state['step']}/{state['of']}"
+    if name == SCORING and state.get("to_score"):
+        return f"scoring {state.get('scored') or 0}/{state['to_score']}"
+    return name

@@ -1,0 +1,167 @@
+"""Work on one cell: train it if it is not trained, score what is not scored, and note where it stands.
+
+A cell may be begun any number of times, by any process: what is finished is taken as it is, what was stopped goes on
+from its last checkpoint or its last task and language. Two processes are never at work on one cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback
+from rich.console import Console
+
+from maple.adapter import CONFIG as ADAPTER_CONFIG
+from maple.cells.bases import Bases
+from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, State
+from maple.cells.grid import defaults_of
+from maple.cells.job import TRACEBACK, Job
+from maple.durable import discard
+from maple.errors import InputError, first_line
+from maple.evaluate import settle
+from maple.evaluation.run import Run as Evaluation
+from maple.evaluation.view import View
+from maple.fit import fit, prepare
+from maple.launch import launch
+from maple.lock import Busy, locked
+from maple.meters import Meters, forget_peak
+from maple.outputs import CHECKPOINTS, CONFIG, claim
+from maple.quiet import quieten
+from maple.ranks import check_devices
+
+EVERY = 1.0  # seconds from one note of a cell's progress to the next
+PATIENCE = 600  # seconds without a sign from whoever else is at work on a cell: ten times what a step of 7B takes
+BASES = Bases()  # of this process
+
+
+def work_on(job: Job) -> str | None:
+    """Finish a cell; what went wrong in one sentence, or None. Only what stops this process comes out of it."""
+    quieten()
+    if job.cores:
+        torch.set_num_threads(job.cores)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    error = None
+    with _alone(job.folder) as state:
+        if job.is_finished:  # by whoever was at work on it
+            return None
+        state.begin()
+        try:
+            if not job.is_trained:
+                _train(job, state)
+            _score(job, state)
+        except InputError as wrong:
+            error = str(wrong)
+        except Exception as wrong:  # of one cell; the others go on
+            error = first_line(wrong)
+            (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+        if error:
+            BASES.drop()
+        state.change(state=FAILED if error else DONE, error=error)
+    return error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[State]:
+    """The state of a cell that nobody else is at work on; waits for who is, as long as there are signs of work.
+
+    On a cluster a machine that is thought lost may go on for a while, and a cell of it be given to another.
+    """
+    seen, since = None, time.monotonic()
+    while True:
+        try:
+            with locked(folder):
+                yield State(folder)
+                return
+        except Busy:
+            now = State(folder).now
+            if now != seen:
+                seen, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE:
+                raise
+        time.sleep(EVERY)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _train(job: Job, state: State) -> None:
+    """As `python -m maple.fit --out cell/fit` does, on a base that may be here already."""
+    out = job.fit
+    set_flags = {name: value for name, value in job.cell.fit.items() if value is not None}
+    arguments = defaults_of(fit) | job.bookkeeping | set_flags | {"out": str(out)}
+    arguments["resume"] = (out / CONFIG).is_file() or any((out / CHECKPOINTS).glob("step-*"))
+    check_devices(arguments)
+    state.change(state=TRAINING, step=0, of=None, loss=None, tokens_per_second=None)
+    if arguments["devices"] > 1:
+        launch(arguments, "maple.fit", f"Training {job.cell.name}")
+    else:
+        forget_peak()
+        with claim(arguments["out"], arguments["resume"]) as folder:
+            steps = _Steps(state)
+            prepare(arguments, folder, Console(quiet=True), load=BASES.load, watching=[steps]).go()
+    if (out / CHECKPOINTS).is_dir():
+        discard(out / CHECKPOINTS)  # three times the adapter, and there is nothing left to resume
+
+
+class _Steps(Callback):
+    """Notes the last step now and then."""
+
+    def __init__(self, state: State):
+        self.state = state
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """After each micro-batch."""
+        if pl_module.step and self.state.is_due(EVERY):
+            meters = next(one for one in trainer.callbacks if isinstance(one, Meters))
+            shown = {name: meters.row[name] for name in ("step", "loss", "tokens_per_second")}
+            self.state.change(**shown, of=pl_module.total_steps)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scoring
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _score(job: Job, state: State) -> None:
+    """As `python -m maple.evaluate --out cell/scores-...` does; a base is asked in the template of its adapters."""
+    flags, out = job.cell.fit, job.scores
+    adapter = job.fit / "adapter"
+    arguments = job.evaluate | {name: flags[name] for name in ("model", "bits", "revision", "device", "precision")}
+    arguments |= {"out": str(out), "resume": (out / CONFIG).is_file(), "template": flags["template"]}
+    arguments["adapter"] = str(adapter) if (adapter / ADAPTER_CONFIG).is_file() else None
+    arguments["devices"] = arguments["devices"] or flags.get("devices") or 1
+    state.change(state=SCORING, scored=0, to_score=None)
+    plan = settle(arguments)
+    if arguments["devices"] > 1:
+        launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}")
+        return
+    with claim(arguments["out"], arguments["resume"]) as folder:
+        Evaluation(arguments, plan, folder, load=BASES.load, view=_Scored(state)).go()
+
+
+class _Scored(View):
+    """Notes how many examples are scored, and shows nothing."""
+
+    def __init__(self, state: State):
+        super().__init__(Console(quiet=True))
+        self.state, self.scored = state, 0
+
+    @contextlib.contextmanager
+    def progress(self, examples: int) -> Iterator[None]:
+        """So many are to come."""
+        self.state.change(to_score=examples)
+        with super().progress(examples):
+            yield
+
+    def advance(self, examples: int) -> None:
+        """So many more are done."""
+        self.scored += examples
+        if self.state.is_due(EVERY):
+            self.state.change(scored=self.scored)
