@@ -42,7 +42,7 @@ def forest(claims: Sequence[Claim], scores: Scores) -> Figure | str:
 def _draw(title: str, claims: list[Claim], short: dict[str, str]):
     labels = {claim.name: [_label(line.label, short) for line in claim.figure] for claim in claims}
     longest = max(len(label) for some in labels.values() for label in some)
-    per_line = int((style.WIDE - 0.5 - 0.085 * longest) / 0.112)  # inches a letter
+    per_line = int((style.WIDE - 0.5 - 0.085 * longest) / 0.106)  # inches a letter
     heights = [len(claim.figure) * LINE + HEAD for claim in claims]
     drawing = style.sheet(title, style.WIDE, sum(heights) + 0.5)
     axes = drawing.subplots(len(claims), 1, squeeze=False, height_ratios=heights)[:, 0]

@@ -30,7 +30,7 @@ def save(figure: Figure, folder: Path) -> str:
     """Write folder/NAME.png; returns the SVG, of which two runs over the same study make the same text."""
     from matplotlib import rc_context
 
-    from maple.reporting.style import drawable, relabel, styled
+    from maple.reporting.style import choose_fonts, drawable, relabel, styled
 
     folder.mkdir(parents=True, exist_ok=True)
     drawing = figure.figure
@@ -38,7 +38,8 @@ def save(figure: Figure, folder: Path) -> str:
         warnings.filterwarnings("ignore", "constrained_layout not applied")  # a name may be longer than the sheet
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts than this machine
         restore = relabel(drawing, drawable)
-        drawing.savefig(folder / f"{figure.name}.png", format="png", metadata={"Software": None})
+        with rc_context({"font.family": choose_fonts(drawing)}):
+            drawing.savefig(folder / f"{figure.name}.png", format="png", metadata={"Software": None})
         drawing.set_layout_engine("none")  # both are laid out alike, and once
         restore()
         file = io.StringIO()

@@ -20,10 +20,24 @@ def draw(
     """The figures that can be drawn of what there is; of each other one a sentence that says what it lacks."""
     if find_spec("matplotlib") is None:
         return [], ["There are no figures: matplotlib is not installed; pip install -e '.[plots]'."]
-    from maple.reporting import claim_figure, heat_figures, language_figures, paper_figures, price_figures
+    from maple.reporting import (
+        claim_figure,
+        heat_figures,
+        language_figures,
+        paper_figures,
+        price_figures,
+        scaling_figure,
+    )
 
     scores = Scores(study, replicates)
+    if not any(cell.rows for cell in study.main):
+        made = [price_figures.price(scores), "All other figures need scores, and no cell of the grid has any yet."]
+        return _sorted(made)
     groups = (paper_figures, heat_figures, language_figures, price_figures)
     made = [one for group in groups for one in group.figures(scores)]
-    made += [claim_figure.forest(verdicts, scores)]
+    made += [scaling_figure.slices(scores), claim_figure.forest(verdicts, scores)]
+    return _sorted(made)
+
+
+def _sorted(made: list[Figure | str]) -> tuple[list[Figure], list[str]]:
     return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]

@@ -8,7 +8,7 @@ from maple.languages import HIGH, MID
 from maple.reporting.figure import Figure
 from maple.reporting.heat import PERCENT, POINTS, SHARE, rank_by_bits
 from maple.reporting.paper_figures import COLOURS
-from maple.reporting.published import WIN_RATE
+from maple.reporting.published import CALLED, WIN_RATE
 from maple.reporting.scores import GROUPS, Estimate, Scores
 from maple.reporting.study import Cell
 
@@ -38,10 +38,9 @@ def of_task(scores: Scores, task: str) -> Figure | str:
     chance = f" By chance {CHANCE[task]} is right." if task in CHANCE else ""
     caption = f"The mean over languages and seeds.{chance} {scores.about_intervals} {COLOURS}"
     pairs = scores.of_task(task)
-    made = rank_by_bits(
-        scores, f"heat_{task}", f"{task} by rank and bits", caption, unit, lambda cells: scores.mean(cells, pairs)
-    )
-    return made or f"{task} by rank and bits: no cell of the grid has scores of all its languages."
+    title = f"{CALLED.get(task, task)} by rank and bits"
+    made = rank_by_bits(scores, f"heat_{task}", title, caption, unit, lambda cells: scores.mean(cells, pairs))
+    return made or f"{title}: no cell of the grid has scores of all its languages."
 
 
 def of_group(scores: Scores, group: str) -> Figure | str:

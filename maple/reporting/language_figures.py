@@ -16,6 +16,13 @@ from maple.reporting.table import Table
 
 GAIN = "percentage points over the base"
 NAMED = 40  # points of a panel that can bear their names
+SCRIPTS = {  # ISO 15924
+    "Arab": "Arabic", "Armn": "Armenian", "Beng": "Bengali", "Cyrl": "Cyrillic", "Deva": "Devanagari",
+    "Ethi": "Ethiopic", "Geor": "Georgian", "Grek": "Greek", "Gujr": "Gujarati", "Guru": "Gurmukhi", "Hang": "Hangul",
+    "Hans": "Simplified Chinese", "Hant": "Traditional Chinese", "Hebr": "Hebrew", "Jpan": "Japanese",
+    "Khmr": "Khmer", "Knda": "Kannada", "Laoo": "Lao", "Latn": "Latin", "Mlym": "Malayalam", "Mymr": "Myanmar",
+    "Orya": "Odia", "Sinh": "Sinhala", "Taml": "Tamil", "Telu": "Telugu", "Thai": "Thai", "Tibt": "Tibetan",
+}  # fmt: skip
 KINDS = {"high": "high resources", "mid": "middle resources", "low": "low resources", None: "resources not known"}
 
 
@@ -55,7 +62,8 @@ def by_family(scores: Scores) -> Figure | str:
 
 def by_script(scores: Scores) -> Figure | str:
     """A row a script, by its first where a language has two."""
-    return _by_kind(scores, "script", "Difference to the base model by script", lambda code: fact(code).scripts[0])
+    title = "Difference to the base model by script"
+    return _by_kind(scores, "script", title, lambda code: SCRIPTS[fact(code).scripts[0]])
 
 
 def _by_kind(scores: Scores, name: str, title: str, kind: Callable[[str], str]) -> Figure | str:
@@ -77,22 +85,23 @@ def _gains(
     """Rows of differences, a panel a model, a mark a data set."""
     short = style.names(scores.models) | style.names(scores.data)
     panels, table = {}, []
-    for model, data in scores.panels:
+    series = [(model, *one) for model in scores.models for one in scores.series_of(model, short)]
+    for model, name_of, data, cells in series:
+        points = len({(cell.rank, cell.bits) for cell in cells})
         for label, row in rows.items():
-            gain = scores.gain(scores.of_panel(model, data), pairs(row, scores.trained(data)))
-            if gain:
-                panels.setdefault(short[model], {}).setdefault(short[data], {})[label] = gain
-                table.append([model, data, row, *gain.row])
+            if gain := scores.gain(cells, pairs(row, scores.trained(data))):
+                panels.setdefault(short[model], {}).setdefault(name_of, {})[label] = gain
+                table.append([model, data, points, row, *gain.row])
     if not table:
         return f"{title}: no cell of the grid and its base have the same scores."
     caption = (
-        "The mean over tasks, less that of the same model in the same bits before training; over all ranks, bits and "
-        f"seeds. Right of zero is a gain. {scores.about_intervals}"
+        "The mean over tasks, less that of the same model in the same bits before training; over the ranks, bits and "
+        f"seeds that were run. Right of zero is a gain. {scores.about_intervals}"
     )
     drawn = [label for label in rows if any(label in series for panel in panels.values() for series in panel.values())]
     with style.styled():
         drawing = dots(title, panels, drawn, GAIN, factor=100, zero=True)
-    columns = ["model", "data", name.removeprefix("gain_"), "difference", "low", "high"]
+    columns = ["model", "data", "points", name.removeprefix("gain_"), "difference", "low", "high"]
     return Figure(name, title, caption, drawing, Table(name, title, columns, table, caption))
 
 
@@ -103,7 +112,8 @@ def by_tokens(scores: Scores) -> Figure | str:
     panels: dict[str, dict[str, tuple[float, Estimate]]] = {}
     table = []
     for model in scores.models:
-        cells = [cell for cell in scores.study.main if cell.model == model]
+        whole = scores.whole_panels(model)
+        cells = [cell for cell in scores.study.main if cell.model == model and cell.source in whole]
         for code in scores.rows_of_languages:
             pairs = scores.of_languages(lambda one, code=code: language_of(one) == code)
             gain, tokens = scores.gain(cells, pairs), _tokens(scores, model, pairs)

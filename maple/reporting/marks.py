@@ -93,7 +93,7 @@ def bars(title: str, panels: Mapping[str, Series], groups: Sequence[str], label:
                 (place + shift, panel[one][group]) for place, group in enumerate(groups) if group in panel.get(one, {})
             ]
             _bars(axis, some, width, one, look, form)
-        style.ticks(axis.xaxis, groups)
+        style.ticks(axis.xaxis, [textwrap.fill(group, max(8, int(style.WIDE / len(groups) * 7.5))) for group in groups])
         axis.tick_params(axis="x", length=0, labelbottom=True)
         axis.set_ylabel(label)
         axis.grid(axis="y")

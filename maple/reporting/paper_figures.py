@@ -92,24 +92,26 @@ def figure_3(scores: Scores) -> Figure | str:
     languages = {language for _, language in scores.of_task("belebele")}
     short = style.names(scores.models) | style.names(scores.data)
     panels, rows, groups = {}, {}, {}
-    for model, data in scores.panels:
-        for group, codes in _groups(scores, data, short[data], languages).items():
+    series = [(model, *one) for model in scores.models for one in scores.series_of(model, short)]
+    for model, name_of, data, cells in series:
+        for group, codes in _groups(scores, data, name_of, languages).items():
             groups[group] = len(codes)
             pairs = {("belebele", code) for code in codes}
-            series = short[data] if _is_paper(scores) else "adapters"
-            for name, of, cells in (
-                (series, data, scores.of_panel(model, data)),
-                ("base", None, scores.bases_of(model)),
-            ):
-                if mean := scores.mean(cells, pairs):
+            bits = scores.bits if _is_paper(scores) else {cell.bits for cell in cells}
+            bases = [base for base in scores.bases_of(model) if base.bits in bits]
+            shown = name_of if _is_paper(scores) else "adapters"
+            for name, of, some in ((shown, data, cells), (style.BASE, None, bases)):
+                if mean := scores.mean(some, pairs):
                     panels.setdefault(short[model], {}).setdefault(name, {})[group] = mean
-                    rows[model, of, group] = [model, of, group.replace("\n", " "), len(codes), *mean.row]
+                    where = [group, len({(cell.rank, cell.bits) for cell in some}), len(codes)]
+                    rows[model, name, group] = [model, of, *where, *mean.row]
     if not rows:
         return "Figure 3 (Belebele by training languages): no cell of the grid has scores of Belebele."
     title = "Figure 3: Belebele by training languages"
     caption = (
-        "Accuracy on Belebele, the mean over the languages of a group (how many they are stands below it) and over all "
-        f"ranks, bits and seeds; `base` is the model before training, over all bits. {scores.about_intervals}"
+        "Accuracy on Belebele, the mean over the languages of a group (how many they are stands below it) and over "
+        "the ranks, bits and seeds that were run; `base` is the model before training in the same bits. "
+        f"{scores.about_intervals}"
     )
     with style.styled():
         labels = {group: f"{group} ({count})" for group, count in groups.items()}
@@ -118,7 +120,7 @@ def figure_3(scores: Scores) -> Figure | str:
             for model, panel in panels.items()
         }
         drawing = bars(title, named, list(labels.values()), "accuracy")
-    columns = ["model", "data", "languages", "how many", *ENDS]
+    columns = ["model", "data", "languages", "points", "how many", *ENDS]
     return Figure("figure_3", title, caption, drawing, Table("figure_3", title, columns, [*rows.values()], caption))
 
 
@@ -137,7 +139,7 @@ def _groups(scores: Scores, data: str, name: str, languages: set[str]) -> dict[s
         }
     else:
         inside = {code for code in languages if language_of(code) in scores.trained(data)}
-        found = {f"{name}:\ntrained": inside, f"{name}:\nother": languages - inside} if scores.trained(data) else {}
+        found = {f"{name}: trained on": inside, f"{name}: others": languages - inside} if scores.trained(data) else {}
     return {group: codes for group, codes in found.items() if codes}
 
 
@@ -147,7 +149,7 @@ def figure_4(scores: Scores) -> Figure | str:
     short = style.names(scores.models) | style.names(scores.data)
     rows, panels = {}, {}
     for (model, data), best in scores.best_points.items():
-        for name, of, cells in ((short[data], data, best), ("base", None, scores.bases_of(model))):
+        for name, of, cells in ((short[data], data, best), (style.BASE, None, scores.bases_of(model))):
             for code in codes:
                 if mean := scores.mean(cells, {("xquad", code)}):
                     panels.setdefault(short[model], {}).setdefault(name, {})[style.language(code)] = mean

@@ -49,10 +49,10 @@ def table_2(scores: Scores) -> Table:
         mean = scores.mean(best, pairs)
         return [*panel, OURS, *_point(best), *(mean.row if mean else [None] * 3), _run(scores, panel)]
 
-    judges = {str(c.rows[p]["settings"].get("judge")) for c in scores.study.cells for p in pairs if p in c.rows}
+    judges = {c.rows[p]["settings"].get("judge") for c in scores.study.cells for p in pairs if p in c.rows} - {None}
     note = (
         "AlpacaEval's win rate over the reference answers, in percent, with its 95 % interval. The paper's judge was "
-        "most likely GPT-4; " + (f"ours was {', '.join(sorted(judges))}." if judges else "this study asked none.")
+        "most likely GPT-4; " + (f"ours was {', '.join(sorted(judges))}." if judges else "this study names none.")
     )
     paper = [(w.model, w.data, [w.model, w.data or NA, PAPER, w.rank, w.bits, None, w.win_rate]) for w in TABLE_2]
     rows = list(_beside(scores, [(model, data, [*row, None, None, None]) for model, data, row in paper], of_study))

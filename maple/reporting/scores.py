@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from statistics import fmean
@@ -86,6 +86,32 @@ class Scores:
         """The languages that a data set trains on; empty: no cell says."""
         return frozenset().union(*(cell.trained for cell in self.study.main if cell.source == data))
 
+    def points(self, model: str, data: str) -> set[tuple[int, int]]:
+        """(rank, bits) of what has scores."""
+        return {(cell.rank, cell.bits) for cell in self.of_panel(model, data) if cell.rows}
+
+    def whole_panels(self, model: str) -> list[str]:
+        """The data sets of a model that have scores at every point that any of them has; all where none has."""
+        points = {data: self.points(model, data) for of, data in self.panels if of == model}
+        every = set().union(*points.values())
+        return [data for data, some in points.items() if some == every] or list(points)
+
+    def series_of(self, model: str, short: Mapping[str, str]) -> list[tuple[str, str, list[Cell]]]:
+        """(label, data, cells) to draw beside each other.
+
+        A data set that was not run at all points says so in its label; then what all were run at is a series of its
+        own of each that was run at more, since else a difference of ranks would look like one of data.
+        """
+        points = {data: self.points(model, data) for of, data in self.panels if of == model}
+        points = {data: some for data, some in points.items() if some}
+        every, shared = set().union(*points.values()), set.intersection(*points.values()) if points else set()
+        found = []
+        for data, some in points.items():
+            for kept in [some, shared] if shared and some != shared else [some]:
+                cells = [cell for cell in self.of_panel(model, data) if (cell.rank, cell.bits) in kept]
+                found.append((short[data] + _told(kept, every), data, cells))
+        return found
+
     def of_panel(self, model: str, data: str) -> list[Cell]:
         """All cells of the grid of one model and data."""
         return [cell for cell in self.study.main if (cell.model, cell.source) == (model, data)]
@@ -114,7 +140,11 @@ class Scores:
 
     def mean(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Of the cells that have all of these scores: over the seeds of each point, then over points; None: of none."""
-        return self._estimate([cell for cell in cells if _has(cell, pairs)], frozenset(pairs), over_base=False)
+        found = self._estimate([cell for cell in cells if _has(cell, pairs)], frozenset(pairs), over_base=False)
+        if found is None or found.low is None:
+            return found
+        most = 100.0 if any(task == WIN_RATE for task, _ in pairs) else 1.0
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, most))  # Student's t knows no scale
 
     def gain(self, cells: Iterable[Cell], pairs: Collection[Pair]) -> Estimate | None:
         """Over the base of the same model in the same bits, of the cells for which both have all of these scores."""
@@ -154,6 +184,14 @@ class Scores:
         """Of each model and data the seeds of the point that is best in the mean over tasks."""
         points = {panel: self.best(*panel, self.in_mean) for panel in self.panels}
         return {panel: self.grid[*panel, *point] for panel, point in points.items() if point}
+
+
+def _told(points: set[tuple[int, int]], every: set[tuple[int, int]]) -> str:
+    if points == every:
+        return ""
+    if len(points) == 1:
+        return " (rank {}, {} bits)".format(*min(points))
+    return f" ({len(points)} of {len(every)} points)"
 
 
 def _has(cell: Cell | None, pairs: Collection[Pair]) -> bool:

@@ -43,7 +43,7 @@ def styled():
     """A context in which every figure is made and written."""
     return rc_context(
         {
-            "font.family": list(families()),
+            "font.family": FAMILIES[0],  # the others follow where a figure needs them
             "font.size": 12,
             "axes.titlesize": 12.5,
             "axes.titleweight": "bold",
@@ -69,14 +69,14 @@ def styled():
 def sheet(title: str, width: float, height: float) -> Drawing:
     """An empty figure under its title, so many inches large."""
     drawing = Drawing(figsize=(width, height), layout="constrained")
-    per_line = int(width * 8.6)  # letters of 15 points
+    per_line = int(width * 7.7)  # letters of 15 points
     drawing.suptitle(textwrap.fill(title, per_line), x=0.01, ha="left", weight="bold")
     return drawing
 
 
 def names(values: Iterable[str]) -> dict[str, str]:
     """What a model or a data set is called in figures: the end of its path where that is enough to tell it apart."""
-    values = list(dict.fromkeys(values))
+    values = list(dict.fromkeys(values))  # a legend leaves out what begins with an underscore
     ends = {value: value.rstrip("/").rpartition("/")[2] or value for value in values}
     if len({cut(end) for end in ends.values()}) < len(values):
         ends = {value: value for value in values}
@@ -89,6 +89,7 @@ def names(values: Iterable[str]) -> dict[str, str]:
 def cut(text: str, longest: int = LONGEST) -> str:
     """On one line, without its middle where it is long."""
     text = one_line(text)
+    text = f" {text}" if text.startswith("_") else text
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-(longest // 2) + 1 :]}"
 
 
@@ -130,8 +131,7 @@ def _undrawable() -> dict[str, str]:
 def relabel(drawing: Drawing, change: Callable[[str], str]) -> Callable[[], None]:
     """Change every text and every tick's label; what is returned changes them back."""
     texts = {text: text.get_text() for text in drawing.findobj(Text)}
-    formatters = [axis.get_major_formatter() for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis)]
-    ticks = {one: one.seq for one in formatters if isinstance(one, FixedFormatter)}
+    ticks = {formatter: formatter.seq for formatter in _formatters(drawing)}
 
     def put(changed: Callable[[str], str]) -> None:
         for text, words in texts.items():
@@ -141,6 +141,23 @@ def relabel(drawing: Drawing, change: Callable[[str], str]) -> Callable[[], None
 
     put(change)
     return lambda: put(str)
+
+
+def choose_fonts(drawing: Drawing) -> list[str]:
+    """Give all text the fonts that its letters need, and no more: matplotlib looks each of them up for every word."""
+    texts = drawing.findobj(Text)
+    letters = {letter for text in texts for letter in text.get_text()}
+    letters |= {letter for formatter in _formatters(drawing) for label in formatter.seq for letter in label}
+    used = {next((family for family in families() if _has(family, letter)), FAMILIES[0]) for letter in letters}
+    chosen = [family for family in families() if family in {FAMILIES[0], *used}]
+    for text in texts:
+        text.set_fontfamily(chosen)
+    return chosen
+
+
+def _formatters(drawing: Drawing) -> list[FixedFormatter]:
+    found = [axis.get_major_formatter() for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis)]
+    return [one for one in found if isinstance(one, FixedFormatter)]
 
 
 def ticks(axis: Axis, labels: Sequence[str], offset: float = 0.0) -> None:
@@ -173,4 +190,4 @@ def _has(family: str, text: str) -> bool:
         return False
     path = font_manager.findfont(font_manager.FontProperties(family=family), fallback_to_default=False)
     font = font_manager.get_font(path)
-    return all(character == " " or font.get_char_index(ord(character)) for character in text)
+    return all(character.isspace() or font.get_char_index(ord(character)) for character in text)

@@ -17,9 +17,10 @@ from maple.reporting.page import render
 from maple.reporting.table import Table
 from tests.planted import imagine, plant, write
 
-MODELS = ("<img src=x onerror=window.hit=1>", "$\\frac{", "\x00\x1b[31mred\ud800")
+MODELS = ("<img src=x onerror=window.hit=1>", "$\\frac{", "\x00\x1b[31mred")
 DATA = ('"><script>window.hit=1</script>', "a\u202egpj.exe", "x" * 10_000, "عربي אבג 日本語")
 TEXTS = (
+    "half of a pair: \ud800",
     "{{ 7 * 191 }}",
     "javascript:alert(1)",
     "</style><script>window.hit=1</script><svg onload=window.hit=1>",
@@ -117,15 +118,10 @@ def unfinished(tmp_path_factory):
 def hostile(tmp_path_factory):
     """Everything that has a name or a text is an attack: models, data, title, error, prompts, outputs, targets."""
     folder = tmp_path_factory.mktemp("study") / "hostile"
-    names = {f"name-{number}": name for number, name in enumerate((*MODELS, *DATA))}
-    models, data = [*names][: len(MODELS)], [*names][len(MODELS) :]
-    study = imagine(folder, models=models, data=data, ranks=(1, 8), bits=(4,), seeds=(0,), n=len(HOSTILE))
-    write(replace(study, config=study.config | {"title": " ".join((*MODELS, *TEXTS))}))
-    for path in folder.rglob("cell.json"):
-        fit = json.loads(path.read_text())["fit"]
-        changed = {name: names.get(fit.get(name)) for name in ("model", "data") if name in fit}
-        path.write_text(json.dumps({"fit": fit | changed}))
-    path.with_name("state.json").write_text(json.dumps({"state": "failed", "error": " ".join(HOSTILE)}))
+    study = imagine(folder, models=MODELS, data=DATA, ranks=(1, 8), bits=(4,), seeds=(0,), n=len(HOSTILE))
+    write(replace(study, config=study.config | {"title": " ".join(HOSTILE[:-4])}))
+    state = folder / "cells" / study.cells[-1].name / "state.json"
+    state.write_text(json.dumps({"state": "failed", "error": " ".join(HOSTILE)}))
     for number, path in enumerate(sorted(folder.rglob("predictions/*.jsonl"))):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         texts = HOSTILE[number % len(HOSTILE) :] + HOSTILE[: number % len(HOSTILE)]  # each comes first somewhere
