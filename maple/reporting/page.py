@@ -76,8 +76,6 @@ def render(content: Content, svg: dict[str, str]) -> str:
 
 def lead(study: Study) -> str:
     """What the study is, in a sentence."""
-    if not study.cells:
-        return "None of its cells is there yet."
     adapters = [cell for cell in study.cells if not cell.is_base]
     factors = {
         "model": {cell.model for cell in study.cells},

@@ -119,7 +119,7 @@ def hostile(tmp_path_factory):
     """Everything that has a name or a text is an attack: models, data, title, error, prompts, outputs, targets."""
     folder = tmp_path_factory.mktemp("study") / "hostile"
     study = imagine(folder, models=MODELS, data=DATA, ranks=(1, 8), bits=(4,), seeds=(0,), n=len(HOSTILE))
-    write(replace(study, config=study.config | {"title": " ".join(HOSTILE[:-4])}))
+    write(replace(study, config=study.config | {"title": " ".join((*MODELS, *TEXTS[1:]))}))
     state = folder / "cells" / study.cells[-1].name / "state.json"
     state.write_text(json.dumps({"state": "failed", "error": " ".join(HOSTILE)}))
     for number, path in enumerate(sorted(folder.rglob("predictions/*.jsonl"))):
@@ -205,7 +205,7 @@ def test_no_id_is_there_twice_and_every_link_leads_somewhere(opened, whole, unfi
 
 def test_an_unfinished_study_says_what_is_missing(opened, unfinished):
     told = opened(unfinished).locator("#missing").inner_text()
-    assert "1 cell is planned" in told and "is in training" in told and "failed: no room on the device" in told
+    assert "1 cell is planned" in told and "is training" in told and "failed: no room on the device" in told
     assert "has no score of" in told and "sw" in told
 
 
