@@ -103,6 +103,8 @@ def read_cell(cell: Cell, folder: Path, scores: Path, complain: Callable[[str], 
         complain(f"{folder / STATE}: no state of a cell: {shown(state.get('state'))}")
         state = {}
     summary = _object(folder / FIT / SUMMARY, complain)
+    if cell.rank and state.get("state") == "done" and not (folder / FIT / SUMMARY).is_file():
+        complain(f"{folder / FIT / SUMMARY} is missing, and so what the cell cost.")
     rows, counted, items = read_scores(scores, complain)
     step, of = _number(state.get("step")), _number(state.get("of"))
     return replace(

@@ -55,8 +55,14 @@ class Study:
         return next((base for base in self.bases if key(base) == key(cell)), None)
 
     def under(self, scaling: str) -> list[Cell]:
-        """The adapters under a scaling; of "alpha = 8" that of rank 8 is in the grid, where alpha is the rank too."""
-        return [c for c in self.cells if c.scaling == scaling or (c in self.main and scaling == f"alpha = {c.rank}")]
+        """The adapters under a scaling; of "alpha = 8" that of rank 8 is in the grid, where alpha is the rank too.
+
+        Of the grid's seeds those that the others have.
+        """
+        own = [cell for cell in self.cells if cell.scaling == scaling]
+        seeds = {cell.seed for cell in own}
+        in_grid = [cell for cell in self.main if scaling == f"alpha = {cell.rank}" and cell.seed in seeds]
+        return own if scaling == BY_RANK else [*own, *in_grid]
 
     def groups(self, cells: Iterable[Cell] | None = None) -> list[list[Cell]]:
         """The scored cells (or of those given), those together that differ in their seed alone."""

@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -137,6 +137,7 @@ BROKEN = {
     "half a state": ("state.json", '{"state": "trai', "not JSON"),
     "an unknown state": ("state.json", '{"state": "dancing"}', "dancing"),
     "half a summary": ("fit/summary.json", '{"model":', "not JSON"),
+    "no summary": ("fit/summary.json", None, "is missing, and so what the cell cost"),
     "half the scores": ("scores-*/scores.json", '[{"task": "xnli",', "not JSON"),
     "scores of something else": ("scores-*/scores.json", '[{"task": 1}]', "not the scores"),
     "an unknown language": (
@@ -163,6 +164,13 @@ def test_what_cannot_be_read_is_a_sentence(folder, name):
     assert any(words in sentence for sentence in study.missing), study.missing
     assert len(study.cells) == 5
     assert not any("Traceback" in sentence or "\n" in sentence for sentence in study.missing)
+
+
+def test_a_fixed_alpha_is_the_grids_where_it_is_the_rank():
+    study = imagine(**SMALL, alphas=(None, 8))
+    of_one_seed = replace(study, cells=[c for c in study.cells if c.scaling != "alpha = 8" or c.seed == 0])
+    assert [(cell.rank, cell.seed) for cell in of_one_seed.under("alpha = 8")] == [(1, 0), (8, 0)]
+    assert of_one_seed.under("alpha = rank") == of_one_seed.main
 
 
 def test_cells_of_another_grid_are_left_out(folder):
