@@ -52,6 +52,7 @@ class Cell:
     fit: dict = field(default_factory=dict, repr=False)  # flags of maple.fit, all that its results depend on
     progress: tuple[int, int] | None = None  # (step, of) while it trains
     is_stopped: bool = False  # whether it says that it is at work, and its process is gone
+    scores: Path | None = None  # the folder of its evaluation, which need not be there; None: not begun
 
     @property
     def is_base(self) -> bool:
@@ -118,6 +119,7 @@ def read_cell(cell: Cell, folder: Path, scores: Path, complain: Callable[[str], 
         items=items,
         progress=None if step is None or of is None else (int(step), int(of)),
         is_stopped=is_gone(state),
+        scores=scores,
     )
 
 
