@@ -24,6 +24,7 @@ from typing import Any
 
 from maple.durable import replace_file
 from maple.errors import InputError
+from maple.hub import looks_like_folder
 from maple.jsonfile import read_object
 
 STUDY, CELLS = "study.yaml", "cells"
@@ -77,12 +78,16 @@ def scores_folder(evaluate: dict[str, Any]) -> str:
     return f"scores-{_hash({name: value for name, value in evaluate.items() if name not in NOT_SCORES})}"
 
 
+def known_as(flag: str, value: Any) -> Any:
+    """What a flag counts as in a cell's name: a path, unlike a hub id, as its last part."""
+    if flag in ("data", "data_dir") or (flag == "model" and looks_like_folder(value)):
+        return os.path.basename(value.rstrip("/"))
+    return value
+
+
 def _hash(flags: dict[str, Any]) -> str:
-    """Of all that is set; a path counts by its last name."""
-    kept = {name: value for name, value in flags.items() if value is not None}
-    kept |= {name: os.path.basename(kept[name].rstrip("/")) for name in ("data", "data_dir") if name in kept}
-    if "model" in kept and os.path.isdir(os.path.expanduser(kept["model"])):
-        kept["model"] = os.path.basename(kept["model"].rstrip("/"))
+    """Of all that is set."""
+    kept = {name: known_as(name, value) for name, value in flags.items() if value is not None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:HASH]
 
 
