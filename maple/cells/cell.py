@@ -29,7 +29,9 @@ from maple.jsonfile import read_object
 
 STUDY, CELLS = "study.yaml", "cells"
 CELL, STATE, FIT = "cell.json", "state.json", "fit"
-TRAINING, SCORING, DONE, FAILED = "training", "scoring", "done", "failed"
+PLANNED, TRAINING, SCORING, DONE, FAILED = STATES = "planned", "training", "scoring", "done", "failed"
+TEXTS = ("error", "where")  # of a state, and its numbers
+NUMBERS = ("attempts", "seconds", "step", "of", "loss", "tokens_per_second", "scored", "to_score")
 SLUG = 24  # characters of a model's or a data set's name in that of a folder
 HASH = 8  # hexadecimal digits: among 120 cells two are alike once in 600,000 studies
 BASE_FLAGS = ("model", "revision", "bits", "block_size", "double_quant", "template", "device", "precision")
@@ -70,7 +72,7 @@ class Cell:
 def slug(name: str) -> str:
     """The last part of a hub id or path, in letters that every file system takes."""
     last = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(name.rstrip("/")))
-    return last.lstrip(".")[:SLUG] or "_"
+    return last.lstrip(".-")[:SLUG] or "_"
 
 
 def scores_folder(evaluate: dict[str, Any]) -> str:
@@ -98,10 +100,10 @@ class State:
         self.path = folder / STATE
         self.now = read_state(folder)
 
-    def begin(self) -> None:
+    def begin(self, state: str) -> None:
         """Start the clock of another attempt."""
         self.before, self.started = self.now.get("seconds") or 0.0, time.monotonic()
-        self.change(attempts=(self.now.get("attempts") or 0) + 1, error=None)
+        self.change(state=state, attempts=(self.now.get("attempts") or 0) + 1, error=None)
 
     def change(self, **changes: Any) -> None:
         """Note it, how long the cell has taken so far, and who is at work on it."""
@@ -118,14 +120,22 @@ class State:
 def read_state(folder: Path) -> dict[str, Any]:
     """What state.json says; empty of a cell that nobody has begun, or whose file is damaged: its fit says the rest."""
     try:
-        return read_object(folder / STATE) if (folder / STATE).is_file() else {}
+        found = read_object(folder / STATE) if (folder / STATE).is_file() else {}
     except InputError:
         return {}
+    texts, numbers = (tuple(found.get(name) for name in names) for names in (TEXTS, NUMBERS))
+    sound = found.get("state") in STATES and all(isinstance(text, str | None) for text in texts)
+    return found if sound and all(number is None or _is_sound(number) for number in numbers) else {}
+
+
+def _is_sound(number: object) -> bool:
+    """Whether it can be shown and reckoned with; neither NaN nor a truth value."""
+    return type(number) in (int, float) and 0 <= number < 2**53
 
 
 def is_gone(state: dict[str, Any]) -> bool:
     """Whether the process that was at work on a cell is no longer there; of another machine's nothing is known."""
-    found = re.fullmatch(r"process (\d+) on (.*)", state.get("where") or "")
+    found = re.fullmatch(r"process (\d{1,9}) on (.*)", state.get("where") or "")
     if state.get("state") not in (TRAINING, SCORING) or not found or found[2] != platform.node():
         return False
     try:

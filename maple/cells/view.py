@@ -15,13 +15,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, is_gone, read_state
+from maple.cells.cell import DONE, FAILED, PLANNED, SCORING, TRAINING, is_gone, read_state
 from maple.cells.job import Job
 from maple.errors import one_line
 
 AGAIN = 1.0  # seconds from one look at the folders to the next
 SHOWN = 12  # lines of the live table; all cells are in that of --status
-PLANNED, STOPPED = "planned", "stopped"
+STOPPED = "stopped"
 
 
 def standing(job: Job) -> dict:

@@ -49,7 +49,7 @@ def work_on(job: Job) -> str | None:
     with _alone(job.folder) as state:
         if job.is_finished:  # by whoever was at work on it
             return None
-        state.begin()
+        state.begin(SCORING if job.is_trained else TRAINING)
         try:
             if not job.is_trained:
                 _train(job, state)
