@@ -97,8 +97,7 @@ class State:
     """state.json of a cell; each change is on the disk at once."""
 
     def __init__(self, folder: Path):
-        self.path = folder / STATE
-        self.now = read_state(folder)
+        self.folder, self.now = folder, read_state(folder)
 
     def begin(self, state: str) -> None:
         """Start the clock of another attempt."""
@@ -110,11 +109,16 @@ class State:
         self.changed = time.monotonic()
         self.now |= {**changes, "seconds": round(self.before + self.changed - self.started, 1)}
         self.now["where"] = f"process {os.getpid()} on {platform.node()}"
-        replace_file(self.path, json.dumps(self.now, indent=1, ensure_ascii=False) + "\n")
+        write_state(self.folder, self.now)
 
     def is_due(self, seconds: float) -> bool:
         """Whether the last change is so long ago."""
         return time.monotonic() - self.changed >= seconds
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Replace state.json."""
+    replace_file(folder / STATE, json.dumps(state, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_state(folder: Path) -> dict[str, Any]:

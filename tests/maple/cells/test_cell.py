@@ -72,8 +72,8 @@ def test_every_flag_that_results_depend_on_is_in_the_name(flag):
 
 
 HOSTILE = [
-    "../../../etc/passwd", "..", ".", "...", "/", "//", "", "a/b/../..", ".hidden", "a\0b", "a\nb", "$(reboot)", "a b\tc",
-    "x" * 300, "модель/модель", "\u202egnp.exe", "CON", "a:b*c?d", "\x1b[2J", "~", "~root/.ssh", "-rf", "a.partial",
+    "../../../etc/passwd", "..", ".", "...", "/", "//", "", "a/b/../..", ".hidden", "a\0b", "a\nb", "$(reboot)",
+    "a b\tc", "x" * 300, "модель/модель", "\u202egnp.exe", "CON", "a:b*c?d", "\x1b[2J", "~", "~root/.ssh", "-rf",
 ]  # fmt: skip
 
 
@@ -131,12 +131,16 @@ def test_a_change_is_due_when_the_last_was_so_long_ago(tmp_path):
 
 
 DAMAGED = [
-    b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"state": "done", "state": "failed"}', b'{"state": "\\u001b[2J"}',
-    b'{"state": 5}', b'{"state": ["done"]}', b'{"state": "done", "loss": "1"}', b'{"state": "done", "seconds": "long"}',
-    b'{"state": "done", "seconds": 1e400}', b'{"state": "done", "seconds": -5}', b'{"state": "done", "step": true}',
-    b'{"state": "done", "seconds": ' + b"9" * 400 + b"}", b'{"state": "failed", "error": {"a": 1}}',
-    b'{"state": "training", "where": 7}', b'{"state": "done", "attempts": null, "step": "x"}',
-]  # fmt: skip
+    *(b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"state": "done", "state": "failed"}'),
+    *(b'{"state": %s}' % value for value in (b"5", b"null", b'"a"', b'["done"]', b'"\\u001b[2J"')),
+    *(
+        b'{"state": "done", "seconds": %s}' % value
+        for value in (b'"long"', b"1e400", b"NaN", b"-5", b"true", b"9" * 400)
+    ),
+    *(b'{"state": "done", "%s": {"a": 1}}' % name for name in (b"loss", b"step", b"of", b"error", b"where")),
+    b'{"state": "training", "where": 7}',
+    b'{"attempts": 1, "seconds": 0.5}',
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGED, ids=lambda damage: damage[:45].decode(errors="replace"))
