@@ -132,6 +132,7 @@ def parse(function: Callable, argv: list[str]) -> dict[str, object]:
     return arguments
 
 
+@functools.cache  # the flags of a study are parsed one by one, and building takes twice as long as parsing
 def build_parser(function: Callable) -> ArgumentParser:
     """One flag a parameter: --max-steps on the command line, max_steps in YAML."""
     module = inspect.getmodule(function)

@@ -15,13 +15,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, is_gone, read_state
+from maple.cells.cell import CELL, DONE, FAILED, PLANNED, SCORING, TRAINING, is_gone, read_state
 from maple.cells.job import Job
 from maple.errors import one_line
 
 AGAIN = 1.0  # seconds from one look at the folders to the next
 SHOWN = 12  # lines of the live table; all cells are in that of --status
-PLANNED, STOPPED = "planned", "stopped"
+STOPPED = "stopped"
 
 
 def standing(job: Job) -> dict:
@@ -29,7 +29,7 @@ def standing(job: Job) -> dict:
     state = read_state(job.folder)
     if is_gone(state):
         return state | {"state": STOPPED}
-    if not state and job.is_finished:  # brought from another study
+    if not state and (job.folder / CELL).is_file() and job.is_finished:  # brought from another study
         return {"state": DONE}
     return state or {"state": PLANNED}
 
@@ -68,7 +68,8 @@ class Live:
     def ended(self, job: Job) -> None:
         """A line for a cell that is done or has failed."""
         state = standing(job)
-        self.console.print(Text(f"{job.cell.name}: {_done(state)}, {state.get('seconds') or 0:.0f} s"))
+        why = f": {one_line(state['error'])}" if state.get("error") else ""
+        self.console.print(Text(f"{job.cell.name}: {_done(state)}, {state.get('seconds') or 0:.0f} s{why}"))
 
 
 def show(console: Console, jobs: Sequence[Job]) -> None:
