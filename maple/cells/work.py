@@ -22,7 +22,7 @@ from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, State
 from maple.cells.grid import defaults_of
 from maple.cells.job import TRACEBACK, Job
 from maple.durable import discard, sweep
-from maple.errors import InputError, first_line
+from maple.errors import InputError, first_line, one_line
 from maple.evaluate import settle
 from maple.evaluation.run import Run as Evaluation
 from maple.evaluation.view import View
@@ -58,7 +58,7 @@ def work_on(job: Job) -> str | None:
         except InputError as wrong:
             error = str(wrong)
         except Exception as wrong:  # of one cell; the others go on
-            error = first_line(wrong)
+            error = one_line(first_line(wrong))
             (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
         if error:
             BASES.drop()
