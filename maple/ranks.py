@@ -41,6 +41,12 @@ def here() -> Rank:
     return Rank(0, 1, 0, 1)
 
 
+def forget() -> None:
+    """Have this process be alone: who started it was one of several, but it is not."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
+        os.environ.pop(name, None)
+
+
 def of_slurm() -> bool:
     """Whether `srun` started this process as one of several."""
     several = int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maple.cells.cell import FAILED, FIT, Cell, read_state, scores_folder
-from maple.durable import discard
+from maple.cells.cell import FAILED, FIT, STATE, Cell, read_state, scores_folder
+from maple.durable import discard, replace_file
 from maple.errors import InputError
 from maple.evaluation.plan import make_plan
 from maple.evaluation.scores import SCORES, read_rows
@@ -65,6 +66,11 @@ class Job:
             there = set()
         wanted = [(part.task.name, language) for part in plan.parts for language in part.languages]
         return [pair for pair in wanted if pair not in there]
+
+    def note_failure(self, error: str) -> None:
+        """In the place of a process that did not live to do so."""
+        state = read_state(self.folder) | {"state": FAILED, "error": error}
+        replace_file(self.folder / STATE, json.dumps(state, indent=1, ensure_ascii=False) + "\n")
 
     def forget_failure(self) -> None:
         """Make a cell that failed ready to be tried again: an adapter that is not finished begins anew."""
