@@ -29,7 +29,14 @@ from maple.lock import NAME as LOCK
 
 try:
     import ray
-    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+    from ray.exceptions import (
+        LocalRayletDiedError,
+        NodeDiedError,
+        OutOfMemoryError,
+        RayError,
+        RayTaskError,
+        WorkerCrashedError,
+    )
 except ModuleNotFoundError:
     raise InputError("--engine ray: Ray is not installed; pip install 'maple-lora[ray]'") from None
 
@@ -41,6 +48,8 @@ SILENCE = 40  # seconds without an answer from the cluster until it is given up;
 REACH = 10  # seconds to reach a cluster that is asked for
 APPEAR = 30  # seconds until a file of one machine is seen by another: what NFS takes to look again
 RETURN = 600  # seconds to wait for a machine that has what is left to do, where the last such is gone
+ON = "the same command goes on with what is left"
+ENDED = f"the Ray on this machine has ended; {ON}"
 PATIENCE = 120  # seconds from Ctrl-C to the end of what runs: a micro-batch and a checkpoint
 
 
@@ -71,7 +80,7 @@ class OnRay:
         try:
             watch = Watch()
             while left:
-                for done in ray.wait(list(left), timeout=LOOK)[0]:
+                for done in _wait(list(left), timeout=LOOK):
                     yield left.pop(done), _result(done)
                 watch.look([wanted[number] for number in left.values()])
         finally:
@@ -86,9 +95,11 @@ class OnRay:
             print("Starting Ray on this machine ...", flush=True)
             own = {"num_cpus": ranks.cores(), "object_store_memory": STORE, "include_dashboard": False}
             settings |= {"address": "local", **own}
+            os.environ.setdefault("RAY_worker_niceness", "0")  # 15 gives all cores to whoever else is on the machine
         elif self.address != "auto":
             _reach(self.address)
         os.environ.setdefault("RAY_task_oom_retries", str(AGAIN))  # else without end
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None  # else every lost process is told at length
         handler = signal.getsignal(signal.SIGTERM)
         try:
             with _unheard():
@@ -216,22 +227,22 @@ class Watch:
 
     def look(self, wanted: Sequence[dict[str, float]]) -> None:
         """Raise LostError where the cluster is gone, or for long has had no machine for what is left to do."""
-        now, again = time.monotonic(), "the same command goes on with what is left"
+        now = time.monotonic()
         try:
             socket.create_connection(self.head, LOOK).close()
             self.answered = now
         except OSError as error:
             if now - self.answered > SILENCE:
-                raise LostError(f"the Ray cluster no longer answers ({error}); {again}") from None
+                raise LostError(f"the Ray cluster no longer answers ({error}); {ON}") from None
             return
         if not _is_here():
-            raise LostError(f"the Ray on this machine has ended; {again}")
+            raise LostError(ENDED)
         nodes = _nodes()
         missing = [takes for takes in wanted if not any(_fits(takes, node) for node in nodes)]
         if not missing:
             self.fitted = now
         elif now - self.fitted > RETURN:
-            raise LostError(f"{_too_large(missing[0])}; {again}")
+            raise LostError(f"{_too_large(missing[0])}; {ON}")
 
 
 def _is_here() -> bool:
@@ -248,10 +259,14 @@ def _result(reference: ray.ObjectRef) -> Any:
         if isinstance(error.cause, InputError):
             raise InputError(str(error.cause)) from None
         return LostError(first_line(error.cause))
+    except LocalRayletDiedError:
+        raise LostError(ENDED) from None
     except OutOfMemoryError as error:
-        return LostError(f"its machine had no memory left for it, {AGAIN + 1} times ({first_line(error)})")
-    except RayError as error:
+        return LostError(f"its machine had no memory left for it ({first_line(error)})")
+    except (WorkerCrashedError, NodeDiedError) as error:
         return LostError(f"its process or machine was lost, {AGAIN + 1} times ({first_line(error)})")
+    except RayError as error:
+        return LostError(first_line(error))
 
 
 def _stop(left: list[ray.ObjectRef]) -> None:
@@ -259,4 +274,12 @@ def _stop(left: list[ray.ObjectRef]) -> None:
     for reference in left:
         ray.cancel(reference)
     if left:
-        ray.wait(left, num_returns=len(left), timeout=PATIENCE)
+        _wait(left, num_returns=len(left), timeout=PATIENCE)
+
+
+def _wait(references: list[ray.ObjectRef], **how: Any) -> list[ray.ObjectRef]:
+    """Those that have ended."""
+    try:
+        return ray.wait(references, **how)[0]
+    except SystemExit:  # of our handler of SIGTERM, whose exit code Ray does not keep
+        sys.exit(TERMINATED)
