@@ -16,7 +16,7 @@ class InputError(Exception):
 
 
 class LostError(Exception):
-    """Another process of the run is gone, and with it what was to come from it: one sentence, exit code 1."""
+    """What was to come is not there, though the input is right: a process was lost, a cell failed. Exit code 1."""
 
 
 def one_line(text: str) -> str:

@@ -82,7 +82,7 @@ def show_status(status: str) -> None:
 
     from maple.cells.view import show
 
-    settled = plan(read_study(folder / STUDY))
+    settled = plan(read_study(folder / STUDY), look=False)
     jobs = [Job(folder.absolute(), cell, settled.evaluate, settled.bookkeeping) for cell in settled.cells]
     show(Console(highlight=False), jobs)
 

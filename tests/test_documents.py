@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from transformers import LlamaConfig
 
 from maple import cli
+from maple.cells.grid import plan, read_study
 from maple.data.sources import check_data
 from maple.fit import TINY_RECIPE, check_ranges, fit
 from maple.hub import check_model_name
@@ -18,10 +20,11 @@ from maple.memory import MicroBatch, Setting, predict
 from maple.tasks import names as task_names
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = sorted((ROOT / "configs").glob("study-*.yaml"))
+RECIPES = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path not in STUDIES]
 COMMANDS = [
     " ".join(command.replace("\\\n", " ").split())
-    for file in [*RECIPES, ROOT / "README.md"]
+    for file in [*RECIPES, *STUDIES, ROOT / "README.md"]
     for command in re.findall(
         r"^#? *(python -m maple\.(?:.*\\\n)*.*)$", file.read_text(encoding="utf-8").replace("\n# ", "\n"), re.M
     )
@@ -49,6 +52,23 @@ def test_every_recipe_is_accepted_and_has_its_commands_and_reasons(path):
     if not arguments["model"].startswith("../"):
         check_model_name(arguments["model"])
         assert check_data(arguments["data"], arguments["languages"])
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_study_is_accepted_and_has_its_commands_and_reasons(path):
+    text = path.read_text(encoding="utf-8")
+    assert f"python -m maple.study --config configs/{path.name}" in text
+    settings = [line for line in text.splitlines() if re.match(r" +\w+: \d", line)]
+    assert settings and all("#" in line for line in settings)
+    assert plan(read_study(path)).cells
+
+
+def test_the_study_of_the_paper_has_its_grid():
+    cells = plan(read_study(ROOT / "configs" / "study-paper.yaml")).cells
+    found = Counter((c.fit["model"], c.fit["data"], c.rank, c.fit["bits"]) for c in cells if c.rank)
+    assert len(found) == 2 * 4 * 5 * 3 and {rank for _, _, rank, _ in found} == {8, 16, 32, 64, 128}
+    said = re.search(r"# (\d+) cells and the six bases", (ROOT / "configs" / "study-paper.yaml").read_text())
+    assert int(said[1]) == sum(found.values()) == len(cells) - 6
 
 
 def test_the_recipe_of_the_embedded_model_is_what_fit_does_by_itself():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from maple.cells.cell import Cell
 from maple.cells.grid import defaults_of
+from maple.cells.job import Job
 from maple.checks import Checks
 from maple.fit import fit
 from maple.lora import match_targets
@@ -32,13 +33,9 @@ class Found:
     on_gpu: bool = False
 
 
-def groups(cells: Sequence[Cell]) -> dict[tuple, Cell]:
-    """The cell of each group that stands for it, by `group`."""
-    found: dict[tuple, Cell] = {}
-    for cell in sorted(cells, key=lambda cell: cell.rank):
-        if cell.rank:
-            found[group(cell)] = cell
-    return found
+def groups(jobs: Sequence[Job]) -> dict[tuple, Job]:
+    """The job of each group that stands for it, by `group`."""
+    return {group(job.cell): job for job in sorted(jobs, key=lambda job: job.cell.rank) if job.cell.rank}
 
 
 def group(cell: Cell) -> tuple:
@@ -46,10 +43,12 @@ def group(cell: Cell) -> tuple:
     return tuple((name, value) for name, value in sorted(cell.fit.items()) if name not in TOGETHER)
 
 
-def look(cell: Cell) -> Found:
+def look(job: Job) -> Found:
     """Problems with model, data, memory and disk of a group; what is odd about its rank."""
     quieten()
+    cell = job.cell
     arguments = defaults_of(fit) | {name: value for name, value in cell.fit.items() if value is not None}
+    arguments["out"] = str(job.folder / "of the group")  # which is never made: the disk is looked at, and who may write
     checks = Checks(arguments, quiet=True)
     problems = checks.run()
     warnings = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ class Driver:
     """One start of a study in its folder; any number of starts finish it once."""
 
     def __init__(self, config: dict[str, Any], plan: Plan, out: Path, cores: int | None, retry: bool):
-        self.config, self.plan, self.out, self.cores, self.retry = config, plan, out.absolute(), cores, retry
+        self.config, self.plan, self.cores, self.retry = config, plan, cores, retry
+        self.name, self.out = shlex.quote(str(out)), out.absolute()
         self.console = Screen(highlight=False, soft_wrap=True)
 
     def go(self, engine: Engine) -> None:
@@ -68,17 +70,17 @@ class Driver:
         self.console.print(f"{len(todo)} cells to do; looking for all that can go wrong in them ...")
         from maple.cells import checks
 
-        groups = checks.groups([job.cell for job in todo])
-        keys, cells = list(groups), list(groups.values())
+        groups = checks.groups(todo)
+        keys, asked = list(groups), [(job, self.needs(job.cell)) for job in groups.values()]
         found = {}
-        for number, one in engine.each(checks.look, [(cell, self.needs(cell)) for cell in cells]):
+        for number, one in engine.each(checks.look, asked):
             if isinstance(one, LostError):
                 raise one
             found[keys[number]] = one
         refuse(list(dict.fromkeys(problem for one in found.values() for problem in one.problems)))
         for text in dict.fromkeys(text for one in found.values() for text in one.warnings):
             warnings.warn(text, InputWarning, stacklevel=2)
-        return {key: self.needs(cell, found[key].memory, found[key].on_gpu) for key, cell in groups.items()}
+        return {key: self.needs(job.cell, found[key].memory, found[key].on_gpu) for key, job in groups.items()}
 
     def needs(self, cell: Cell, memory: int = 0, on_gpu: bool | None = None) -> Needs:
         """Before a look at it nobody knows whether a cell with --device auto has a GPU: it is looked at on one."""
@@ -97,20 +99,31 @@ class Driver:
 
         # a base is only scored; where nothing but bases is left none was looked at
         most = max(needs.values(), key=lambda one: (one.gpus, one.memory), default=self.needs(todo[0].cell))
-        with Live(self.console, jobs) as live:
+        with Live(self.console, jobs) as live, self.how_to_go_on():
             for number, result in engine.each(work_on, [(job, needs.get(group(job.cell), most)) for job in todo]):
                 if isinstance(result, LostError):
                     todo[number].note_failure(str(result))
                 live.ended(todo[number])
 
+    @contextlib.contextmanager
+    def how_to_go_on(self) -> Iterator[None]:
+        """Say it where the block is stopped by a signal."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.console.print(f"What is finished is kept; to go on: python -m maple.study --out {self.name}")
+            raise
+
     def end(self, jobs: list[Job]) -> None:
         """One line of how it stands. Raises LostError where something is missing."""
         finished = sum(job.is_finished for job in jobs)
         failed = [job for job in jobs if not job.is_finished and job.has_failed]
-        self.console.print(f"{finished} of {len(jobs)} cells are finished. Report: python -m maple.report {self.out}")
+        self.console.print(
+            f"{finished} of {len(jobs)} cells are finished. To see them: python -m maple.report {self.name}"
+        )
         if failed:
             names = ", ".join(job.cell.name for job in failed[:5]) + (" ..." if len(failed) > 5 else "")
             raise LostError(
-                f"{len(failed)} of {len(jobs)} cells failed: {names}; python -m maple.study --status {self.out} says "
+                f"{len(failed)} of {len(jobs)} cells failed: {names}; python -m maple.study --status {self.name} says "
                 "why, and --retry tries them again"
             )
