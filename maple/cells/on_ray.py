@@ -49,6 +49,7 @@ REACH = 10  # seconds to reach a cluster that is asked for
 APPEAR = 30  # seconds until a file of one machine is seen by another: what NFS takes to look again
 RETURN = 600  # seconds to wait for a machine that has what is left to do, where the last such is gone
 ON = "the same command goes on with what is left"
+START = "; start one with `ray start --head`, or leave --address away"
 ENDED = f"the Ray on this machine has ended; {ON}"
 PATIENCE = 120  # seconds from Ctrl-C to the end of what runs: a micro-batch and a checkpoint
 
@@ -105,8 +106,7 @@ class OnRay:
             with _unheard():
                 ray.init(**settings)
         except (OSError, RuntimeError, ValueError, RayError) as error:
-            how = "start one with `ray start --head`, or leave --address away" if self.address else "try again"
-            raise InputError(f"--engine ray: no cluster ({first_line(error)}); {how}") from error
+            raise InputError(f"--engine ray: no cluster ({_reason(error)}){START if self.address else ''}") from error
         except SystemExit:  # Ray's own way with SIGTERM
             sys.exit(TERMINATED)
         finally:
@@ -119,10 +119,15 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH).close()
     except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--address {address}: nothing answers there ({error}); start a cluster with `ray start --head`, "
-            "or leave --address away"
-        ) from None
+        raise InputError(f"--address {address}: nothing answers there ({error}){START}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray's exceptions began with; one of them quotes a traceback, whose last line says it."""
+    while error.__cause__:
+        error = error.__cause__
+    text = str(error).strip().splitlines()[-1][:200]
+    return f"{text}; is RAY_AUTH_MODE here what it is there?" if "AuthenticationError" in text else text
 
 
 @contextlib.contextmanager
