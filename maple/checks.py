@@ -24,11 +24,11 @@ from maple.fit import DEFAULT_MAX_LENGTH, apply_recipe, check_logger, check_rang
 from maple.hub import check_model_name, commit_of, looks_like_folder, model_folder
 from maple.lora import lora_parameters, match_targets
 from maple.memory import MicroBatch, Prediction, Setting, largest, model_without_memory, predict
-from maple.meters import printable
 from maple.model import build_empty, check_config, check_keys, empty_model, read_config
 from maple.outputs import RUNS, check_out
 from maple.packed_copy import PackedCopy, cache_root, is_worth
 from maple.room import advice, available_bytes, choose_recompute, size
+from maple.screen import printable
 from maple.shards import Shards, announced_bytes
 from maple.tokenizer import load_tokenizer
 from maple.trips import differences

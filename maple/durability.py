@@ -34,7 +34,8 @@ from maple.checkpoint import Checkpoint, understood
 from maple.cli import TERMINATED
 from maple.devices import most
 from maple.errors import InputError, InputWarning
-from maple.meters import Meters, MetricsFile, printable
+from maple.meters import Meters, MetricsFile
+from maple.screen import printable
 from maple.sharded import is_sharded
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

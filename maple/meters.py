@@ -14,18 +14,11 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
-from rich.markup import escape
 
 from maple.devices import gathered
 from maple.durable import naming
 from maple.errors import InputWarning
 from maple.loss import Score
-from maple.terminal import without_controls
-
-
-def printable(text: str) -> str:
-    """Text of a data set or a model, safe in a terminal: no markup, no control characters."""
-    return escape(without_controls(text))
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -1,9 +1,17 @@
-"""The terminal that a run shows itself on."""
+"""The terminal that a run shows itself on, and what it may be given to show."""
 
 import os
 import sys
 
 from rich.console import Console
+from rich.markup import escape
+
+from maple.terminal import without_controls
+
+
+def printable(text: str) -> str:
+    """Text of a data set or a model, safe in a terminal: no markup, no control characters."""
+    return escape(without_controls(text))
 
 
 class Screen(Console):

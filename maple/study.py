@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from maple import cli
+from maple import cli, ranks
 from maple.cells.cell import STUDY
 from maple.cells.grid import plan, read_study
 from maple.cells.job import Job
@@ -45,6 +45,7 @@ def study(
     if status is not None:
         show_status(status)
         return
+    ranks.forget()  # a study in a job of SLURM's is one process, however many tasks the job has
     folder = check_folder(out)
     if config is None and not (folder / STUDY).is_file():
         raise InputError("give --config, as --config configs/study-tiny.yaml")
@@ -65,12 +66,16 @@ def check_folder(out: str | None) -> Path:
     if out is None:
         raise InputError("give --out, the folder of the study; the same folder again goes on with it")
     folder = Path(os.path.expanduser(out))
-    if folder.is_dir() and any(path.name not in (LOCK, STUDY) for path in folder.iterdir()):
-        if not (folder / STUDY).is_file():
-            raise InputError(f"--out {out} is not empty and holds no study; give a new folder")
-    else:
+    if not folder.is_dir():
         check_out(out)
+    elif not (folder / STUDY).is_file() and any(not _is_left(path.name) for path in folder.iterdir()):
+        raise InputError(f"--out {out} is not empty and holds no study; give a new folder")
     return folder
+
+
+def _is_left(name: str) -> bool:
+    """Whether a file is what a study leaves that was killed before its first file was whole."""
+    return name == LOCK or name.startswith(f".{STUDY}.")
 
 
 def show_status(status: str) -> None:

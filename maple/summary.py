@@ -17,9 +17,10 @@ from maple.data.instructions import Instructions
 from maple.durable import replace_file
 from maple.lora import base_bytes, lora_parameters, parameter_counts
 from maple.loss import Score
-from maple.meters import Meters, printable
+from maple.meters import Meters
 from maple.outputs import SUMMARY
 from maple.recompute import uncompiled
+from maple.screen import printable
 from maple.sharded import is_sharded
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets")

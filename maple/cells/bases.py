@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from maple.hub import commit_of, model_folder
 from maple.lora import add_lora, remove_lora
 from maple.model import load_model
 from maple.recompute import plain_forward
@@ -36,6 +37,8 @@ class Bases:
         **base: Any,
     ) -> PreTrainedModel:
         """As `load_model`, with the same numbers in it. A sharded model has processes of its own and is not kept."""
+        folder = model_folder(name_or_path, base["revision"], weights=False)
+        base["revision"] = commit_of(name_or_path, folder)  # training names it so, the base alone is asked for as typed
         if base["bits"] != 4:
             base |= {"block_size": 64, "double_quant": True}  # which nothing is packed by
         key = (name_or_path, *sorted(base.items()))

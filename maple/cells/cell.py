@@ -24,11 +24,14 @@ from typing import Any
 
 from maple.durable import replace_file
 from maple.errors import InputError
+from maple.hub import looks_like_folder
 from maple.jsonfile import read_object
 
 STUDY, CELLS = "study.yaml", "cells"
 CELL, STATE, FIT = "cell.json", "state.json", "fit"
-TRAINING, SCORING, DONE, FAILED = "training", "scoring", "done", "failed"
+PLANNED, TRAINING, SCORING, DONE, FAILED = STATES = "planned", "training", "scoring", "done", "failed"
+TEXTS = ("error", "where")  # of a state, and its numbers
+NUMBERS = ("attempts", "seconds", "step", "of", "loss", "tokens_per_second", "scored", "to_score")
 SLUG = 24  # characters of a model's or a data set's name in that of a folder
 HASH = 8  # hexadecimal digits: among 120 cells two are alike once in 600,000 studies
 BASE_FLAGS = ("model", "revision", "bits", "block_size", "double_quant", "template", "device", "precision")
@@ -69,7 +72,7 @@ class Cell:
 def slug(name: str) -> str:
     """The last part of a hub id or path, in letters that every file system takes."""
     last = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(name.rstrip("/")))
-    return last.lstrip(".")[:SLUG] or "_"
+    return last.lstrip(".-")[:SLUG] or "_"
 
 
 def scores_folder(evaluate: dict[str, Any]) -> str:
@@ -77,12 +80,16 @@ def scores_folder(evaluate: dict[str, Any]) -> str:
     return f"scores-{_hash({name: value for name, value in evaluate.items() if name not in NOT_SCORES})}"
 
 
+def known_as(flag: str, value: Any) -> Any:
+    """What a flag counts as in a cell's name: a path, unlike a hub id, as its last part."""
+    if flag in ("data", "data_dir") or (flag == "model" and looks_like_folder(value)):
+        return os.path.basename(value.rstrip("/"))
+    return value
+
+
 def _hash(flags: dict[str, Any]) -> str:
-    """Of all that is set; a path counts by its last name."""
-    kept = {name: value for name, value in flags.items() if value is not None}
-    kept |= {name: os.path.basename(kept[name].rstrip("/")) for name in ("data", "data_dir") if name in kept}
-    if "model" in kept and os.path.isdir(os.path.expanduser(kept["model"])):
-        kept["model"] = os.path.basename(kept["model"].rstrip("/"))
+    """Of all that is set."""
+    kept = {name: known_as(name, value) for name, value in flags.items() if value is not None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:HASH]
 
 
@@ -90,37 +97,49 @@ class State:
     """state.json of a cell; each change is on the disk at once."""
 
     def __init__(self, folder: Path):
-        self.path = folder / STATE
-        self.now = read_state(folder)
+        self.folder, self.now = folder, read_state(folder)
 
-    def begin(self) -> None:
+    def begin(self, state: str) -> None:
         """Start the clock of another attempt."""
         self.before, self.started = self.now.get("seconds") or 0.0, time.monotonic()
-        self.change(attempts=(self.now.get("attempts") or 0) + 1, error=None)
+        self.change(state=state, attempts=(self.now.get("attempts") or 0) + 1, error=None)
 
     def change(self, **changes: Any) -> None:
         """Note it, how long the cell has taken so far, and who is at work on it."""
         self.changed = time.monotonic()
         self.now |= {**changes, "seconds": round(self.before + self.changed - self.started, 1)}
         self.now["where"] = f"process {os.getpid()} on {platform.node()}"
-        replace_file(self.path, json.dumps(self.now, indent=1, ensure_ascii=False) + "\n")
+        write_state(self.folder, self.now)
 
     def is_due(self, seconds: float) -> bool:
         """Whether the last change is so long ago."""
         return time.monotonic() - self.changed >= seconds
 
 
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Replace state.json."""
+    replace_file(folder / STATE, json.dumps(state, indent=1, ensure_ascii=False) + "\n")
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """What state.json says; empty of a cell that nobody has begun, or whose file is damaged: its fit says the rest."""
     try:
-        return read_object(folder / STATE) if (folder / STATE).is_file() else {}
+        found = read_object(folder / STATE) if (folder / STATE).is_file() else {}
     except InputError:
         return {}
+    texts, numbers = (tuple(found.get(name) for name in names) for names in (TEXTS, NUMBERS))
+    sound = found.get("state") in STATES and all(isinstance(text, str | None) for text in texts)
+    return found if sound and all(number is None or _is_sound(number) for number in numbers) else {}
+
+
+def _is_sound(number: object) -> bool:
+    """Whether it can be shown and reckoned with; neither NaN nor a truth value."""
+    return type(number) in (int, float) and 0 <= number < 2**53
 
 
 def is_gone(state: dict[str, Any]) -> bool:
     """Whether the process that was at work on a cell is no longer there; of another machine's nothing is known."""
-    found = re.fullmatch(r"process (\d+) on (.*)", state.get("where") or "")
+    found = re.fullmatch(r"process (\d{1,9}) on (.*)", state.get("where") or "")
     if state.get("state") not in (TRAINING, SCORING) or not found or found[2] != platform.node():
         return False
     try:

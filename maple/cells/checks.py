@@ -58,7 +58,7 @@ def look(job: Job) -> Found:
         if cell.rank > smallest:
             warnings.append(
                 f"rank {cell.rank} is more than {smallest}, the smallest dimension of a layer of {cell.fit['model']}: "
-                "what it adds there trains no more than that"
+                "there a rank of that can change as much"
             )
     memory = checks.predicted.resident if checks.predicted else 0
     return Found(problems, warnings, memory, checks.device == "cuda")

@@ -2,57 +2,116 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from maple import tiny
-from maple.cells.cell import CELL, Cell
+from maple.cells.cell import CELL
+from maple.cells.job import Job
 from maple.data.published import PUBLISHED
-from maple.data.sources import find_files
+from maple.data.sources import check_data, find_files
 from maple.durable import file_sha256, replace_file
 from maple.errors import InputError
+from maple.evaluation.data import find_file
 from maple.hub import looks_like_folder
 from maple.jsonfile import read_object
 from maple.tiny import records
 
-
-def content(cell: Cell) -> dict[str, dict[str, Any]]:
-    """Hashes of data files and of the model's config.json, sizes of its weights; a hub id has a revision."""
-    found: dict[str, dict[str, Any]] = {}
-    model, data = cell.fit["model"], cell.fit.get("data")
-    if model != tiny.NAME and looks_like_folder(model):
-        folder = Path(os.path.expanduser(model))
-        found["model"] = {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))}
-        found["model"]["config.json"] = file_sha256(folder / "config.json")
-    if data is not None and data.partition("@")[0] not in PUBLISHED and data not in records.SETS:
-        paths = [path for files in find_files(data).values() for path in files.values()]
-        found["data"] = {path.name: file_sha256(path) for path in paths}
-    return found
+Files = dict[str, str]  # hashes by name
+PAGE, PAGES = 4096, 256  # bytes; of each file of weights, a MiB of which is read in no time from any disk
 
 
-def note(cell: Cell, folder: Path, evaluate: dict[str, Any]) -> None:
+def content(job: Job) -> dict[str, Files]:
+    """Of the flags that name a folder what lies there; a hub id has a revision."""
+    found = {"model": _of_model(job.cell.fit["model"]), "data_dir": _of_tasks(job)}
+    if job.cell.rank:
+        found["data"] = _of_data(job.cell.fit["data"], job.cell.fit["languages"])
+    return {flag: files for flag, files in found.items() if files}
+
+
+def _of_model(model: str) -> Files:
+    """Hashes of config.json and of some of the weights: all of them move when a model is trained."""
+    if model == tiny.NAME or not looks_like_folder(model):
+        return {}
+    folder = Path(os.path.expanduser(model))
+    return {path.name: _hash(path, PAGES) for path in (folder / "config.json", *sorted(folder.glob("*.safetensors")))}
+
+
+def _of_data(data: str, languages: str | None) -> Files:
+    """Hashes of the files of the languages that are used."""
+    if data.partition("@")[0] in PUBLISHED or data in records.SETS:
+        return {}
+    files = find_files(data)
+    return {path.name: _hash(path) for language in check_data(data, languages) for path in files[language].values()}
+
+
+def _of_tasks(job: Job) -> Files:
+    """Hashes of the files of the tasks and languages that are scored."""
+    plan = job.plan()
+    if plan.data_dir in (None, tiny.NAME):
+        return {}
+    splits = [(part, split) for part in plan.parts for split in (part.task.split, part.task.shots_split) if split]
+    asked = [(part.task, code, split) for part, split in splits for code in part.languages]
+    paths = [path for one in asked if (path := find_file(*one, plan.data_dir))]
+    return {f"{path.parent.name}/{path.name}": _hash(path) for path in paths}
+
+
+def _hash(path: Path, pages: int | None = None) -> str:
+    """Of the whole file, or of so many pages of it, and its size."""
+    status = path.stat()
+    return _hash_of(path, status.st_size, status.st_mtime_ns, pages)
+
+
+@functools.cache  # many cells have the same files
+def _hash_of(path: Path, size: int, modified: int, pages: int | None) -> str:
+    if pages is None:
+        return file_sha256(path)
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb", buffering=PAGE) as file:
+        for place in range(0, size, max(size // pages, PAGE)):
+            file.seek(place)
+            digest.update(file.read(PAGE))
+    return digest.hexdigest()
+
+
+def note(job: Job) -> None:
     """Write cell.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"fit": cell.fit, "evaluate": evaluate, "content": content(cell)}
-    replace_file(folder / CELL, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    record = {"fit": job.cell.fit, "evaluate": job.evaluate, "content": content(job)}
+    replace_file(job.folder / CELL, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def changed(cell: Cell, folder: Path) -> str | None:
-    """What is no longer as it was when a cell was made, in a sentence; None where nothing is."""
-    if not (folder / CELL).is_file():
-        return None
-    try:
-        before = read_object(folder / CELL).get("content")
-    except InputError as error:
-        return f"{error}; delete {folder} to run the cell again"
-    for kind, files in content(cell).items():
-        earlier = before.get(kind) if isinstance(before, dict) else None
-        if earlier != files:
-            names = sorted(name for name in {*files, *(earlier or {})} if files.get(name) != (earlier or {}).get(name))
-            return (
-                f"{cell.name} was made with another --{kind} {cell.fit[kind]} ({', '.join(names[:5])} changed since); "
-                "bring it back, or give another --out"
-            )
-    return None
+def changed(jobs: list[Job]) -> list[str]:
+    """What is no longer as it was when cells were made, a sentence for each flag and file."""
+    sentences, cells = [], {}
+    for job in jobs:
+        try:
+            for what in _changes(job):
+                cells.setdefault(what, []).append(job.cell.name)
+        except InputError as error:
+            sentences.append(f"{error}; if nothing has changed since then, delete it; else {job.folder}")
+    for what, names in cells.items():
+        first = f"{names[0]}{f' and {len(names) - 1} more were' if len(names) > 1 else ' was'}"
+        sentences.append(f"{first} made with another {what} changed since); bring it back, or give another --out")
+    return sentences
+
+
+def _changes(job: Job) -> list[str]:
+    """Raises InputError for a cell.json that is damaged."""
+    path = job.folder / CELL
+    if not path.is_file():
+        return []
+    before, now, found = read_object(path).get("content"), content(job), []
+    if not isinstance(before, dict) or not all(isinstance(files, dict) for files in before.values()):
+        raise InputError(f"{path}: it does not say what the cell was made of")
+    for flag, value in (job.evaluate | job.cell.fit).items():
+        files, earlier = now.get(flag, {}), before.get(flag, {})
+        names = {*files, *earlier}
+        if flag == "data_dir":  # more languages may be scored than were
+            names = files.keys() & earlier.keys()
+        if other := sorted(name for name in names if files.get(name) != earlier.get(name)):
+            found.append(f"--{flag.replace('_', '-')} {value} ({', '.join(other[:5])}")
+    return found

@@ -20,7 +20,7 @@ from maple.cells.view import Live
 from maple.durable import replace_file, sweep
 from maple.errors import InputWarning, LostError, refuse
 from maple.lock import locked
-from maple.screen import Screen
+from maple.screen import Screen, printable
 
 
 class Driver:
@@ -36,14 +36,16 @@ class Driver:
         with self.alone():
             given = self.plan.evaluate, self.plan.bookkeeping, self.cores
             jobs = [Job(self.out, cell, *given) for cell in self.plan.cells]
-            refuse([said for job in jobs if (said := content.changed(job.cell, job.folder))])
+            refuse(content.changed(jobs))
             unfinished = [job for job in jobs if not job.is_finished]
             failed = [job for job in unfinished if job.has_failed]
             todo = unfinished if self.retry else [job for job in unfinished if job not in failed]
-            needs = self.look(engine, todo)
+            needs = self.look(engine, jobs, todo)
             replace_file(self.out / STUDY, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            for job in jobs:
+                job.correct_state(job not in unfinished)
             for job in todo:
-                content.note(job.cell, job.folder, job.evaluate)
+                content.note(job)
                 if job in failed:
                     job.forget_failure()
             self.work(engine, jobs, todo, needs)
@@ -63,14 +65,14 @@ class Driver:
                 with contextlib.suppress(OSError):  # it holds the study
                     folder.rmdir()
 
-    def look(self, engine: Engine, todo: list[Job]) -> dict[tuple, Needs]:
+    def look(self, engine: Engine, jobs: list[Job], todo: list[Job]) -> dict[tuple, Needs]:
         """What a cell of each group takes. Raises InputError with everything that would stop one of them."""
         if not todo:
             return {}
         self.console.print(f"{len(todo)} cells to do; looking for all that can go wrong in them ...")
         from maple.cells import checks
 
-        groups = checks.groups(todo)
+        groups = checks.groups(todo) or checks.groups(jobs)  # where only bases are left
         keys, asked = list(groups), [(job, self.needs(job.cell)) for job in groups.values()]
         found = {}
         for number, one in engine.each(checks.look, asked):
@@ -97,8 +99,7 @@ class Driver:
         from maple.cells.checks import group
         from maple.cells.work import work_on
 
-        # a base is only scored; where nothing but bases is left none was looked at
-        most = max(needs.values(), key=lambda one: (one.gpus, one.memory), default=self.needs(todo[0].cell))
+        most = max(needs.values(), key=lambda one: (one.gpus, one.memory))  # for a base, which is only scored
         with Live(self.console, jobs) as live, self.how_to_go_on():
             for number, result in engine.each(work_on, [(job, needs.get(group(job.cell), most)) for job in todo]):
                 if isinstance(result, LostError):
@@ -111,7 +112,9 @@ class Driver:
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
-            self.console.print(f"What is finished is kept; to go on: python -m maple.study --out {self.name}")
+            self.console.print(
+                f"What is finished is kept; to go on: python -m maple.study --out {printable(self.name)}"
+            )
             raise
 
     def end(self, jobs: list[Job]) -> None:
@@ -119,7 +122,7 @@ class Driver:
         finished = sum(job.is_finished for job in jobs)
         failed = [job for job in jobs if not job.is_finished and job.has_failed]
         self.console.print(
-            f"{finished} of {len(jobs)} cells are finished. To see them: python -m maple.report {self.name}"
+            f"{finished} of {len(jobs)} cells are finished. To see them: python -m maple.report {printable(self.name)}"
         )
         if failed:
             names = ", ".join(job.cell.name for job in failed[:5]) + (" ..." if len(failed) > 5 else "")

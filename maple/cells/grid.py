@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from maple import cli
-from maple.cells.cell import BASE_FLAGS, Cell
+from maple.cells.cell import BASE_FLAGS, Cell, known_as
 from maple.data.sources import check_data
 from maple.errors import InputError, nearest, refuse, shown
 from maple.evaluate import check_ranges as check_evaluate_ranges
@@ -35,24 +35,31 @@ from maple.evaluation.plan import make_plan
 from maple.fit import apply_recipe, check_ranges, fit
 from maple.flatyaml import LARGEST, Parser
 from maple.hub import check_model_name
+from maple.ranks import check_devices
 
 SECTIONS = ("title", "fit", "grid", "slices", "evaluate")
 DEEPEST = 4  # slices > one of them > a flag > its values
 MOST = 10_000  # cells; the paper's grid has 120
 UNTRACED = ("out", "resume", "logger", "checkpoint_every")  # nothing that is measured depends on them
-OWN = {"fit": ("out", "resume"), "evaluate": ("model", "adapter", "bits", "template", "out", "resume")}
+ITS_OWN = "the study itself decides that"
+OF_THE_CELL = "that is the cell's; give it under fit or grid"
+OWN = {  # flags that a section does not take
+    "fit": dict.fromkeys(("out", "resume"), ITS_OWN),
+    "evaluate": dict.fromkeys(("adapter", "out", "resume"), ITS_OWN)
+    | dict.fromkeys(("model", "revision", "bits", "template", "device", "precision"), OF_THE_CELL),
+}
 
 
 def read_study(path: Path) -> dict[str, Any]:
     """The YAML of a study as it is written. Raises InputError for a file that is none, with its line."""
     try:
+        if not path.is_file():  # nor is a pipe or a device
+            raise InputError(f"{path}: there is no such file")
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: more than {LARGEST} bytes, which no study has")
         text = path.read_text(encoding="utf-8-sig")
         _check_plain(text)
-        config = yaml.load(text, Loader=Parser)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
+        config = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -112,8 +119,11 @@ def _misshapen(config: object) -> Iterator[str]:
             values = value if many and isinstance(value, list) else [value]
             if not values:
                 yield f"{name}.{flag} is an empty list"
-            if wrong := next((one for one in values if isinstance(one, (dict, list))), None):
+            for wrong in [one for one in values if isinstance(one, (dict, list))][:1]:
                 yield f"{name}.{flag} is {shown(wrong)}, expected {'plain values' if many else 'one plain value'}"
+        spelt = [str(flag).replace("-", "_") for flag in flags]
+        for flag in dict.fromkeys(flag for flag in spelt if spelt.count(flag) > 1):
+            yield f"{name}.{flag} is there twice"
     if not config.get("grid") and not slices:
         yield "there is no grid and no slices, so there is no cell; as grid: {rank: [8, 32], bits: [4, 8]}"
 
@@ -126,8 +136,8 @@ def defaults_of(verb) -> dict[str, Any]:
 class Flags:
     """YAML's values as the flags of a verb take them, each looked at once."""
 
-    def __init__(self, verb, refused: tuple[str, ...]):
-        self.verb, self.refused = verb, refused
+    def __init__(self, verb, refused: dict[str, str], check_ranges):
+        self.verb, self.refused, self.check_ranges = verb, refused, check_ranges
         self.defaults = defaults_of(verb)
         self.found: dict[tuple[str, str], Any] = {}
         self.problems: list[str] = []
@@ -139,13 +149,15 @@ class Flags:
         if flag not in self.defaults:
             self.note(f"{where}: unknown flag{nearest(flag[:80], self.defaults)}")
         elif flag in self.refused:
-            self.note(f"{where}: the study itself decides that")
+            self.note(f"{where}: {self.refused[flag]}")
         elif (key := (flag, repr(value))) in self.found:
             return {flag: self.found[key]}
         else:
             try:
-                self.found[key] = cli.parse(self.verb, cli.written({flag: value}))[flag]
-                return {flag: self.found[key]}
+                found = cli.parse(self.verb, cli.written({flag: value}))[flag]
+                self.check_ranges(self.defaults | {flag: found})
+                self.found[key] = found
+                return {flag: found}
             except InputError as error:
                 self.note(f"{section}: {error}")
         return {}
@@ -155,12 +167,12 @@ class Flags:
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def attempt(self, check, *values) -> None:
+    def attempt(self, check, *values, where: str = "") -> None:
         """Note what a check finds."""
         try:
             check(*values)
         except InputError as error:
-            self.note(str(error))
+            self.note(f"{where}{error}")
 
 
 @dataclass(frozen=True)
@@ -177,56 +189,74 @@ def plan(config: dict[str, Any], look: bool = True) -> Plan:
 
     look   also whether the models, the data and the tasks that it names are there, which a report need not know
     """
-    training, scoring = Flags(fit, OWN["fit"]), Flags(evaluate, OWN["evaluate"])
+    training = Flags(fit, OWN["fit"], check_ranges)
+    scoring = Flags(evaluate, OWN["evaluate"], check_evaluate_ranges)
     common: dict[str, Any] = {}
     for name, value in config.get("fit", {}).items():
         common |= training.typed("fit", name, value)
     sections = [("grid", config["grid"])] if config.get("grid") else []
     sections += [(f"slices[{number}]", one) for number, one in enumerate(config.get("slices", []))]
-    cells: dict[str, Cell] = {}
-    for section, factors in sections:
-        for combination in _combinations(training, section, factors):
-            cell = _cell(training.defaults | common | combination)
-            training.attempt(_check_numbers, cell)
-            if cells.setdefault(cell.name, cell) != cell:
-                training.note(f"{section}: two models or two data sets have one last name, so {cell.name} is two cells")
+    combinations = _combinations(training, sections)
+    found = [_cell(training.defaults | common | combination) for combination in combinations]
+    cells = list({cell.name: cell for cell in found}.values())
     arguments = dict(scoring.defaults)
     for name, value in config.get("evaluate", {}).items():
         arguments |= scoring.typed("evaluate", name, value)
-    scoring.attempt(check_evaluate_ranges, arguments)
+    training.attempt(_check_names, found)
     if look:
-        for cell in cells.values():
-            training.attempt(check_model_name, cell.fit["model"], cell.fit["revision"])
-            training.attempt(check_data, cell.fit["data"], cell.fit["languages"])
-        for model in dict.fromkeys(cell.fit["model"] for cell in cells.values()):
-            scoring.attempt(make_plan, arguments | {"model": model})
+        _look(training, scoring, cells, arguments)
     refuse([*training.problems, *scoring.problems])
-    bases = {base.name: base for base in map(_base, cells.values())}
-    order = list(dict.fromkeys(cell.loads for cell in cells.values()))
-    every = sorted([*bases.values(), *cells.values()], key=lambda cell: (order.index(cell.loads), cell.rank > 0))
+    bases = {base.name: base for base in map(_base, cells)}
+    order = list(dict.fromkeys(cell.loads for cell in cells))
+    every = sorted([*bases.values(), *cells], key=lambda cell: (order.index(cell.loads), cell.rank > 0))
     return Plan(every, arguments, {name: common[name] for name in UNTRACED if name in common})
 
 
-def _combinations(flags: Flags, section: str, factors: dict) -> Iterator[dict[str, Any]]:
-    """Every combination of the values of a grid or a slice."""
-    choices = []
-    for name, value in factors.items():
-        if name in UNTRACED:
-            flags.note(f"{section}.{name}: no result depends on it, so it makes no cells; give it under fit")
-            continue
-        values = value if isinstance(value, list) else [value]
-        choices.append([found for one in values if (found := flags.typed(section, name, one))])
-    if (count := math.prod(map(len, choices))) > MOST:
-        flags.note(f"{section}: {count:,} combinations, at most {MOST:,}")
-        return
-    for combination in itertools.product(*choices):
-        yield {name: value for one in combination for name, value in one.items()}
+def _look(training: Flags, scoring: Flags, cells: list[Cell], arguments: dict[str, Any]) -> None:
+    """Note which models, data and tasks are not there, and what does not go together; each once."""
+    for check, flags in ((check_model_name, ("model", "revision")), (check_data, ("data", "languages"))):
+        for values in dict.fromkeys(tuple(cell.fit[flag] for flag in flags) for cell in cells):
+            training.attempt(check, *values)
+    for cell in cells:
+        training.attempt(check_devices, dict(cell.fit))
+    for model in dict.fromkeys(cell.fit["model"] for cell in cells):
+        scoring.attempt(make_plan, arguments | {"model": model}, where="evaluate: ")
+
+
+def _check_names(cells: list[Cell]) -> None:
+    """Raise InputError for two models or two data sets that a cell's name does not tell apart."""
+    for flag in ("model", "data"):
+        known: dict[str, str] = {}
+        for value in dict.fromkeys(cell.fit[flag] for cell in cells):
+            if (other := known.setdefault(known_as(flag, value), value)) != value:
+                raise InputError(
+                    f"--{flag} {other} and {value} have one last name, by which cells are known; rename one"
+                )
+
+
+def _combinations(flags: Flags, sections: list[tuple[str, dict]]) -> list[dict[str, Any]]:
+    """Every combination of the values of the grid, and of each slice."""
+    chosen = []
+    for section, factors in sections:
+        chosen.append([])
+        for name, value in factors.items():
+            if name in UNTRACED:
+                flags.note(f"{section}.{name}: no result depends on it, so it makes no cells; give it under fit")
+                continue
+            values = value if isinstance(value, list) else [value]
+            if typed := [found for one in values if (found := flags.typed(section, name, one))]:
+                chosen[-1].append(typed)
+    if (count := sum(math.prod(map(len, factors)) for factors in chosen)) > MOST:
+        flags.note(f"{count:,} combinations, at most {MOST:,}")
+        return []
+    every = itertools.chain.from_iterable(itertools.product(*factors) for factors in chosen)
+    return [{name: value for one in combination for name, value in one.items()} for combination in every]
 
 
 def _cell(arguments: dict[str, Any]) -> Cell:
     """With what fit would fill in, and without what it would not look at."""
     apply_recipe(arguments)
-    arguments["alpha"] = float(arguments["alpha"] or arguments["rank"])
+    arguments["alpha"] = float(arguments["rank"] if arguments["alpha"] is None else arguments["alpha"])
     if arguments["bits"] != 4:
         arguments |= {"block_size": None, "double_quant": None}
     return Cell({name: value for name, value in arguments.items() if name not in UNTRACED})
@@ -234,7 +264,3 @@ def _cell(arguments: dict[str, Any]) -> Cell:
 
 def _base(cell: Cell) -> Cell:
     return Cell({name: cell.fit[name] for name in BASE_FLAGS} | {"rank": 0})
-
-
-def _check_numbers(cell: Cell) -> None:
-    check_ranges(defaults_of(fit) | cell.fit)

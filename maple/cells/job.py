@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maple.cells.cell import FAILED, FIT, STATE, Cell, read_state, scores_folder
-from maple.durable import discard, replace_file
+from maple.cells.cell import DONE, FAILED, FIT, PLANNED, Cell, read_state, scores_folder, write_state
+from maple.durable import discard
 from maple.errors import InputError
-from maple.evaluation.plan import make_plan
+from maple.evaluation.plan import Plan, make_plan
 from maple.evaluation.scores import SCORES, read_rows
 from maple.outputs import SUMMARY
 
@@ -59,7 +58,7 @@ class Job:
 
     def left(self) -> list[tuple[str, str]]:
         """Tasks and languages without scores."""
-        plan = make_plan(self.evaluate | {"model": self.cell.fit["model"]})
+        plan = self.plan()
         try:
             there = {(row["task"], row["language"]) for row in read_rows(self.scores / SCORES)}
         except InputError:  # a damaged file, of which scoring says what to do
@@ -67,10 +66,20 @@ class Job:
         wanted = [(part.task.name, language) for part in plan.parts for language in part.languages]
         return [pair for pair in wanted if pair not in there]
 
+    def plan(self) -> Plan:
+        """What is asked for. Raises InputError where the data are not there."""
+        return make_plan(self.evaluate | {"model": self.cell.fit["model"]})
+
+    def correct_state(self, finished: bool) -> None:
+        """Where a cell was killed behind its last score, or is asked for more since, state.json does not say so."""
+        state = read_state(self.folder)
+        correct = DONE if finished else PLANNED
+        if state and state["state"] != correct and (finished or state["state"] == DONE):
+            write_state(self.folder, state | {"state": correct})
+
     def note_failure(self, error: str) -> None:
         """In the place of a process that did not live to do so."""
-        state = read_state(self.folder) | {"state": FAILED, "error": error}
-        replace_file(self.folder / STATE, json.dumps(state, indent=1, ensure_ascii=False) + "\n")
+        write_state(self.folder, read_state(self.folder) | {"state": FAILED, "error": error})
 
     def forget_failure(self) -> None:
         """Make a cell that failed ready to be tried again: an adapter that is not finished begins anew."""

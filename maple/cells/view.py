@@ -6,6 +6,7 @@ Both read what the cells note in their folders, so it does not matter which proc
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -15,13 +16,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, is_gone, read_state
+from maple.cells.cell import CELL, DONE, FAILED, PLANNED, SCORING, TRAINING, is_gone, read_state
 from maple.cells.job import Job
 from maple.errors import one_line
 
 AGAIN = 1.0  # seconds from one look at the folders to the next
 SHOWN = 12  # lines of the live table; all cells are in that of --status
-PLANNED, STOPPED = "planned", "stopped"
+COLUMNS = {"state": 13, "loss": 6, "tok/s": 6, "seconds": 7}  # and characters of the widest that stands there
+BESIDE = sum(COLUMNS.values()) + len(COLUMNS)  # with a space before each; the paper's names fit into what 80 leave
+DIGITS = 4  # of a cell's hash, where it takes one to tell it from others
+STOPPED = "stopped"
 
 
 def standing(job: Job) -> dict:
@@ -29,7 +33,7 @@ def standing(job: Job) -> dict:
     state = read_state(job.folder)
     if is_gone(state):
         return state | {"state": STOPPED}
-    if not state and job.is_finished:  # brought from another study
+    if not state and (job.folder / CELL).is_file() and job.is_finished:  # brought from another study
         return {"state": DONE}
     return state or {"state": PLANNED}
 
@@ -40,7 +44,7 @@ class Live:
     def __init__(self, console: Console, jobs: Sequence[Job]):
         self.console, self.jobs = console, jobs
         self.live = rich.live.Live(console=console, auto_refresh=False, transient=True)
-        self.over = threading.Event()
+        self.labels, self.over = labels(jobs), threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
 
     def __enter__(self) -> Live:
@@ -61,35 +65,42 @@ class Live:
             found = [(job, standing(job)) for job in self.jobs]
             going = [one for one in found if one[1]["state"] in (TRAINING, SCORING, STOPPED)]
             ended = [one for one in found if one[1]["state"] in (DONE, FAILED)]
-            self.live.update(
-                Group(table([*ended[len(going) - SHOWN :], *going][-SHOWN:]), summary(found)), refresh=True
-            )
+            shown = table([*ended, *going][-SHOWN:], self.labels, self.console.width)
+            self.live.update(Group(shown, Text(), summary(found)), refresh=True)
 
     def ended(self, job: Job) -> None:
         """A line for a cell that is done or has failed."""
         state = standing(job)
-        self.console.print(Text(f"{job.cell.name}: {_done(state)}, {state.get('seconds') or 0:.0f} s"))
+        why = f": {one_line(state['error'])}" if state.get("error") else ""
+        self.console.print(Text(f"{job.cell.name}: {_done(state)}, {state.get('seconds') or 0:.0f} s{why}"))
 
 
 def show(console: Console, jobs: Sequence[Job]) -> None:
     """All cells, once."""
     found = [(job, standing(job)) for job in jobs]
-    console.print(Group(table(found), summary(found)))
+    console.print(Group(table(found, labels(jobs), console.width), Text(), summary(found)))
     for job, state in found:
         if state["state"] == FAILED:
             console.print(Text(f"{job.cell.name} failed: {one_line(state.get('error') or 'nobody knows why')}"))
 
 
-def table(found: Sequence[tuple[Job, dict]]) -> Table:
-    """A line for each cell."""
-    shown = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    shown.add_column("cell", overflow="ellipsis", no_wrap=True)
-    for column in ("state", "loss", "tokens/s", "seconds"):
+def labels(jobs: Sequence[Job]) -> dict[str, str]:
+    """The cells' names, with no more of their hashes than tells them apart."""
+    plain = {job.cell.name: job.cell.name.rpartition("-")[0] for job in jobs}
+    counts = Counter(plain.values())
+    return {name: one if counts[one] == 1 else name[: len(one) + 1 + DIGITS] for name, one in plain.items()}
+
+
+def table(found: Sequence[tuple[Job, dict]], names: dict[str, str], width: int) -> Table:
+    """A line for each cell, whose name gives way where the terminal is narrow."""
+    shown = Table(box=SIMPLE, padding=0, show_edge=False)
+    shown.add_column("cell", no_wrap=True)
+    for column in COLUMNS:
         shown.add_column(column, justify="right" if column != "state" else "left", no_wrap=True)
     for job, state in found:
         loss, speed, seconds = (state.get(name) for name in ("loss", "tokens_per_second", "seconds"))
         shown.add_row(
-            Text(job.cell.name),
+            Text(_cut(names[job.cell.name], width - BESIDE)),
             _done(state),
             "" if loss is None else f"{loss:.3f}",
             "" if speed is None else f"{speed:,.0f}",
@@ -123,10 +134,14 @@ def _left(found: Sequence[tuple[Job, dict]]) -> str:
 
 
 def _done(state: dict) -> str:
-    """What a cell is at."""
+    """What a cell is at, and how far."""
     name = state["state"]
-    if name == TRAINING and state.get("of"):
-        return f"training {state['step']}/{state['of']}"
-    if name == SCORING and state.get("to_score"):
-        return f"scoring {state.get('scored') or 0}/{state['to_score']}"
-    return name
+    done, of = {TRAINING: ("step", "of"), SCORING: ("scored", "to_score")}.get(name, ("", ""))
+    return f"{name} {100 * (state.get(done) or 0) // state[of]:.0f} %" if state.get(of) else name
+
+
+def _cut(name: str, room: int) -> str:
+    """Without a part of its middle: rank, bits and seed are at its end, the model at its beginning."""
+    room = max(room, 2 * DIGITS)
+    end = 2 * room // 3
+    return name if len(name) <= room else f"{name[: room - end - 1]}…{name[-end:]}"

@@ -21,8 +21,8 @@ from maple.cells.bases import Bases
 from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, State
 from maple.cells.grid import defaults_of
 from maple.cells.job import TRACEBACK, Job
-from maple.durable import discard
-from maple.errors import InputError, first_line
+from maple.durable import discard, sweep
+from maple.errors import InputError, first_line, one_line
 from maple.evaluate import settle
 from maple.evaluation.run import Run as Evaluation
 from maple.evaluation.view import View
@@ -49,7 +49,8 @@ def work_on(job: Job) -> str | None:
     with _alone(job.folder) as state:
         if job.is_finished:  # by whoever was at work on it
             return None
-        state.begin()
+        state.begin(SCORING if job.is_trained else TRAINING)
+        sweep(job.folder)
         try:
             if not job.is_trained:
                 _train(job, state)
@@ -57,7 +58,7 @@ def work_on(job: Job) -> str | None:
         except InputError as wrong:
             error = str(wrong)
         except Exception as wrong:  # of one cell; the others go on
-            error = first_line(wrong)
+            error = one_line(first_line(wrong))
             (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
         if error:
             BASES.drop()
@@ -118,8 +119,17 @@ class _Steps(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """After each micro-batch."""
-        if pl_module.step and self.state.is_due(EVERY):
-            meters = next(one for one in trainer.callbacks if isinstance(one, Meters))
+        if self.state.is_due(EVERY):
+            self.note(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """The last one is what stays."""
+        self.note(trainer, pl_module)
+
+    def note(self, trainer, pl_module) -> None:
+        """What the meters wrote of the last step; nothing in the first, also in the first after a resume."""
+        meters = next(one for one in trainer.callbacks if isinstance(one, Meters))
+        if meters.row:
             shown = {name: meters.row[name] for name in ("step", "loss", "tokens_per_second")}
             self.state.change(**shown, of=pl_module.total_steps)
 
@@ -159,6 +169,7 @@ class _Scored(View):
         self.state.change(to_score=examples)
         with super().progress(examples):
             yield
+        self.state.change(scored=self.scored)
 
     def advance(self, examples: int) -> None:
         """So many more are done."""

@@ -56,7 +56,7 @@ def _languages(task: Task, asked: Sequence[str] | None, data_dir: str | None, na
     wanted = [code for code in task.languages if asked is None or code in asked]
     if data_dir in (None, tiny.NAME):
         return [code for code in wanted if asked is not None or task.usual is None or code in task.usual]
-    there = [code for code in wanted if _find_file(task, code, task.split, data_dir)]
+    there = [code for code in wanted if find_file(task, code, task.split, data_dir)]
     if named and asked is None and not there:
         raise InputError(f"--data-dir {data_dir}: {_no_file([task])}")
     if named and asked is not None:
@@ -68,7 +68,7 @@ def check_files(task: Task, languages: Sequence[str], split: str, data_dir: str 
     """Raise InputError where the folder lacks the file of a split in one of the languages."""
     if data_dir not in (None, tiny.NAME):
         for code in languages:
-            if _find_file(task, code, split, data_dir) is None:
+            if find_file(task, code, split, data_dir) is None:
                 raise InputError(_not_there(task, code, split, data_dir))
 
 
@@ -110,7 +110,7 @@ def _from_world(task: Task, language: str, split: str) -> tuple[Rows, str]:
 
 
 def _from_folder(task: Task, language: str, split: str, data_dir: str) -> tuple[Rows, str]:
-    path = _find_file(task, language, split, data_dir)
+    path = find_file(task, language, split, data_dir)
     if path is None:
         raise InputError(_not_there(task, language, split, data_dir))
     with readable(path), path.open("rb") as file:
@@ -118,7 +118,8 @@ def _from_folder(task: Task, language: str, split: str, data_dir: str) -> tuple[
     return _json_lines(path, str(path)), f"{path} sha256:{digest}"
 
 
-def _find_file(task: Task, language: str, split: str, data_dir: str) -> Path | None:
+def find_file(task: Task, language: str, split: str, data_dir: str) -> Path | None:
+    """The file of a folder that has a split of a task in a language."""
     paths = _paths(task, language, split, data_dir)
     return next((path for path in paths if os.path.isfile(path)), None)
 

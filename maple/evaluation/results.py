@@ -49,8 +49,10 @@ class Results:
         if not rows or not self.path(task, language).is_file():
             return False
         before = rows[0]["settings"]
-        names = (before.keys() | settings) - {*FREE}
-        if other := sorted(name for name in names if before.get(name) != settings.get(name)):
+        names = (before.keys() | settings) - {*FREE, "model"}  # which its revision or its fingerprint stands for
+        if other := sorted(
+            name for name in names if _without_path(before.get(name)) != _without_path(settings.get(name))
+        ):
             raise InputError(
                 f"--resume: {task} in {language} was scored with "
                 + ", ".join(f"{name} {shown(before.get(name))} and not {shown(settings.get(name))}" for name in other)
@@ -100,6 +102,11 @@ class Results:
         if [(row.get("prompt_sha256"), row.get("asked_sha256")) for row in rows] != expected:
             return None
         return [Answer(request.number, row["output"], [], {}) for request, row in zip(requests, rows, strict=True)]
+
+
+def _without_path(value: object) -> object:
+    """Of a file that was read its SHA-256: it may lie elsewhere since."""
+    return value.rpartition(" sha256:")[2] if isinstance(value, str) else value
 
 
 def _asked(settings: dict) -> str:

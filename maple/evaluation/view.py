@@ -14,6 +14,7 @@ from rich.table import Table
 
 from maple.evaluation.scores import COUNTED, PRIMARY
 from maple.metrics.example import Estimate
+from maple.screen import printable
 
 
 class View:
@@ -78,7 +79,7 @@ class View:
         table.add_row("mean", *(_short(mean) for mean in means))
         if columns:
             self.console.print(table)
-        self.console.print(f"Scores and predictions: {out}", soft_wrap=True)
+        self.console.print(f"Scores and predictions: {printable(str(out))}", soft_wrap=True)
 
 
 def shown(estimate: Estimate) -> str:

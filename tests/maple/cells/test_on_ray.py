@@ -127,11 +127,11 @@ def test_a_cell_that_is_lost_has_failed_and_says_why(tmp_path):
     jobs = [Job(tmp_path, cell, driver.plan.evaluate) for cell in driver.plan.cells]
     for job in jobs:
         job.folder.mkdir(parents=True)
-    driver.work(Losing(), jobs, jobs, {})
+    driver.work(Losing(), jobs, jobs, {"of any": Needs()})
     assert [job.has_failed for job in jobs] == [True] * 3 and not any(job.is_finished for job in jobs)
     assert {read_state(job.folder)["error"] for job in jobs} == {"its machine had no memory left for it"}
     with pytest.raises(LostError, match="its machine had no memory"):
-        driver.look(Losing(), jobs)
+        driver.look(Losing(), jobs, jobs)
 
 
 # ------------------------------------------------------------------------------------------------- on a real one
