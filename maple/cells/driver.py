@@ -20,7 +20,6 @@ from maple.cells.view import Live
 from maple.durable import replace_file, sweep
 from maple.errors import InputWarning, LostError, refuse
 from maple.lock import locked
-from maple.ranks import cores as all_cores
 from maple.screen import Screen, printable
 
 
@@ -75,17 +74,23 @@ class Driver:
 
         groups = checks.groups(todo) or checks.groups(jobs)  # where only bases are left
         keys, asked = list(groups), [(job, self.needs(job.cell)) for job in groups.values()]
-        found = {keys[number]: one for number, one in engine.each(checks.look, asked)}
+        found = {}
+        for number, one in engine.each(checks.look, asked):
+            if isinstance(one, LostError):
+                raise one
+            found[keys[number]] = one
         refuse(list(dict.fromkeys(problem for one in found.values() for problem in one.problems)))
         for text in dict.fromkeys(text for one in found.values() for text in one.warnings):
             warnings.warn(text, InputWarning, stacklevel=2)
         return {key: self.needs(job.cell, found[key].memory, found[key].on_gpu) for key, job in groups.items()}
 
     def needs(self, cell: Cell, memory: int = 0, on_gpu: bool | None = None) -> Needs:
-        """Before a look at it a cell takes a GPU only where it says so."""
-        on_gpu = cell.fit["device"] == "cuda" if on_gpu is None else on_gpu
+        """Before a look at it nobody knows whether a cell with --device auto has a GPU: it is looked at on one."""
         devices = cell.fit.get("devices") or 1
-        return Needs(self.cores or all_cores(), devices if on_gpu else 0, 0 if on_gpu else memory * devices)
+        if on_gpu is None and cell.fit["device"] == "auto":
+            return Needs(self.cores, None)
+        on_gpu = cell.fit["device"] == "cuda" if on_gpu is None else on_gpu
+        return Needs(self.cores, devices if on_gpu else 0, 0 if on_gpu else memory * devices)
 
     def work(self, engine: Engine, jobs: list[Job], todo: list[Job], needs: dict[tuple, Needs]) -> None:
         """Have the cells done, and show how it goes."""
@@ -96,7 +101,9 @@ class Driver:
 
         most = max(needs.values(), key=lambda one: (one.gpus, one.memory))  # for a base, which is only scored
         with Live(self.console, jobs) as live, self.how_to_go_on():
-            for number, _ in engine.each(work_on, [(job, needs.get(group(job.cell), most)) for job in todo]):
+            for number, result in engine.each(work_on, [(job, needs.get(group(job.cell), most)) for job in todo]):
+                if isinstance(result, LostError):
+                    todo[number].note_failure(str(result))
                 live.ended(todo[number])
 
     @contextlib.contextmanager

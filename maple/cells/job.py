@@ -77,6 +77,10 @@ class Job:
         if state and state["state"] != correct and (finished or state["state"] == DONE):
             write_state(self.folder, state | {"state": correct})
 
+    def note_failure(self, error: str) -> None:
+        """In the place of a process that did not live to do so."""
+        write_state(self.folder, read_state(self.folder) | {"state": FAILED, "error": error})
+
     def forget_failure(self) -> None:
         """Make a cell that failed ready to be tried again: an adapter that is not finished begins anew."""
         if self.fit.is_dir() and not self.is_trained:
