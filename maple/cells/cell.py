@@ -35,8 +35,8 @@ NUMBERS = ("attempts", "seconds", "step", "of", "loss", "tokens_per_second", "sc
 SLUG = 24  # characters of a model's or a data set's name in that of a folder
 HASH = 8  # hexadecimal digits: among 120 cells two are alike once in 600,000 studies
 BASE_FLAGS = ("model", "revision", "bits", "block_size", "double_quant", "template", "device", "precision")
-# of the evaluation: which of its scores there are, how fast they come
-NOT_SCORES = ("tasks", "languages", "batch_size", "device", "devices")
+# of the evaluation: which of its scores there are, how fast they come, and who judges answers that are there
+NOT_SCORES = ("tasks", "languages", "batch_size", "device", "devices", "judge", "judge_model", "judge_style")
 
 
 @dataclass(frozen=True)

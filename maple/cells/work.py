@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.pytorch import Callback
 from rich.console import Console
 
@@ -22,14 +23,14 @@ from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, State
 from maple.cells.grid import defaults_of
 from maple.cells.job import TRACEBACK, Job
 from maple.durable import discard, sweep
-from maple.errors import InputError, first_line, one_line
+from maple.errors import InputError, first_line
 from maple.evaluate import settle
 from maple.evaluation.run import Run as Evaluation
 from maple.evaluation.view import View
 from maple.fit import fit, prepare
 from maple.launch import launch
 from maple.lock import Busy, locked
-from maple.meters import Meters, forget_peak
+from maple.meters import Meters
 from maple.outputs import CHECKPOINTS, CONFIG, claim
 from maple.quiet import quieten
 from maple.ranks import check_devices
@@ -45,24 +46,31 @@ def work_on(job: Job) -> str | None:
     if job.cores:
         torch.set_num_threads(job.cores)
     job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _alone(job.folder) as state:
+            return _finish(job, state)
+    except Busy as error:  # it is for whoever holds it to say how it ended
+        return str(error)
+
+
+def _finish(job: Job, state: State) -> str | None:
     error = None
-    with _alone(job.folder) as state:
+    try:
         if job.is_finished:  # by whoever was at work on it
             return None
         state.begin(SCORING if job.is_trained else TRAINING)
         sweep(job.folder)
-        try:
-            if not job.is_trained:
-                _train(job, state)
-            _score(job, state)
-        except InputError as wrong:
-            error = str(wrong)
-        except Exception as wrong:  # of one cell; the others go on
-            error = one_line(first_line(wrong))
-            (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-        if error:
-            BASES.drop()
-        state.change(state=FAILED if error else DONE, error=error)
+        if not job.is_trained:
+            _train(job, state)
+        _score(job, state)
+    except InputError as wrong:
+        error = str(wrong)
+    except Exception as wrong:  # of one cell; the others go on
+        error = first_line(wrong)
+        (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+    if error:
+        BASES.drop()
+    state.change(state=FAILED if error else DONE, error=error)
     return error
 
 
@@ -98,17 +106,24 @@ def _train(job: Job, state: State) -> None:
     set_flags = {name: value for name, value in job.cell.fit.items() if value is not None}
     arguments = defaults_of(fit) | job.bookkeeping | set_flags | {"out": str(out)}
     arguments["resume"] = (out / CONFIG).is_file() or any((out / CHECKPOINTS).glob("step-*"))
+    arguments["recompute"] = _begun_with(out) or arguments["recompute"] or job.recompute
     check_devices(arguments)
     state.change(state=TRAINING, step=0, of=None, loss=None, tokens_per_second=None)
     if arguments["devices"] > 1:
+        BASES.drop()  # the processes need the room
         launch(arguments, "maple.fit", f"Training {job.cell.name}")
     else:
-        forget_peak()
         with claim(arguments["out"], arguments["resume"]) as folder:
             steps = _Steps(state)
             prepare(arguments, folder, Console(quiet=True), load=BASES.load, watching=[steps]).go()
     if (out / CHECKPOINTS).is_dir():
         discard(out / CHECKPOINTS)  # three times the adapter, and there is nothing left to resume
+
+
+def _begun_with(out: Path) -> str | None:
+    """The --recompute of a run that was stopped: the memory that was free then decided it, and the run is bound to it."""
+    config = out / CONFIG
+    return yaml.safe_load(config.read_text(encoding="utf-8")).get("recompute") if config.is_file() else None
 
 
 class _Steps(Callback):
@@ -150,6 +165,7 @@ def _score(job: Job, state: State) -> None:
     state.change(state=SCORING, scored=0, to_score=None)
     plan = settle(arguments)
     if arguments["devices"] > 1:
+        BASES.drop()
         launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}")
         return
     with claim(arguments["out"], arguments["resume"]) as folder:
