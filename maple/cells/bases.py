@@ -54,5 +54,6 @@ class Bases:
 
     def drop(self) -> None:
         """Give its memory back, and take nothing over from a cell that failed."""
-        self.key = self.model = None
-        gc.collect()
+        if self.model is not None:
+            self.key = self.model = None
+            gc.collect()
