@@ -58,7 +58,8 @@ class Bases:
 
     def drop(self) -> None:
         """Give its memory back, and take nothing over from a cell that failed."""
-        self.key = self.model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if self.model is not None:
+            self.key = self.model = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

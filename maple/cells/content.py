@@ -56,7 +56,7 @@ def _of_tasks(job: Job) -> Files:
     splits = [(part, split) for part in plan.parts for split in (part.task.split, part.task.shots_split) if split]
     asked = [(part.task, code, split) for part, split in splits for code in part.languages]
     found = {(task.name, code, split): find_file(task, code, split, plan.data_dir) for task, code, split in asked}
-    return {"/".join(name): _hash(path) for name, path in found.items() if path}
+    return {f"{task}/{code}.{split}": _hash(path) for (task, code, split), path in found.items() if path}
 
 
 def _hash(path: Path, pages: int | None = None) -> str:
@@ -112,7 +112,7 @@ def _changes(job: Job) -> list[str]:
         files, earlier = now.get(flag, {}), before.get(flag, {})
         names = {*files, *earlier}
         if flag == "data_dir":  # what nothing was scored on yet may be mended, and more languages may be added
-            names = {name for name in names if name.rpartition("/")[0] in scored}
+            names = {name for name in names if name.rpartition(".")[0] in scored}
         elif not (job.fit.exists() if flag == "data" else job.fit.exists() or scored):  # nothing was made of it yet
             continue
         if other := sorted(name for name in names if files.get(name) != earlier.get(name)):

@@ -121,7 +121,7 @@ def _train(job: Job, state: State) -> None:
 
 
 def _begun_with(out: Path) -> str | None:
-    """The --recompute of a run that was stopped: the memory that was free then decided it, and the run is bound to it."""
+    """The --recompute of a run that was stopped, which is bound to it: the memory that was free then decided."""
     config = out / CONFIG
     return yaml.safe_load(config.read_text(encoding="utf-8")).get("recompute") if config.is_file() else None
 

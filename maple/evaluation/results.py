@@ -28,6 +28,7 @@ from maple.metrics.example import Estimate
 FOUND = "prompts_sha256"  # the one setting that is known only when the prompts are made
 # What a run may go on without: scores do not depend on the batch size, and the adapter has a hash beside its path.
 FREE = (FOUND, "batch_size", "adapter")
+TOLD = ("model", "versions")  # for the model stands its revision or fingerprint; other versions are a warning
 
 
 class Results:
@@ -52,11 +53,7 @@ class Results:
         before = rows[0]["settings"]
         if before.get("judge") is None and settings.get("judge") is not None:
             return False  # its answers are there (`kept`), and are judged now
-        names = (before.keys() | settings) - {
-            *FREE,
-            "model",
-            "versions",
-        }  # a revision or a fingerprint stands for the model
+        names = (before.keys() | settings) - {*FREE, *TOLD}
         if other := sorted(
             name for name in names if _without_path(before.get(name)) != _without_path(settings.get(name))
         ):
@@ -65,8 +62,8 @@ class Results:
                 + ", ".join(f"{name} {shown(before.get(name))} and not {shown(settings.get(name))}" for name in other)
                 + "; go on with the same, or give another --out"
             )
-        if before["versions"] != settings["versions"]:
-            message = f"--resume: {task} in {language} was scored with other versions: {shown(before['versions'])}"
+        if before.get("versions") != settings.get("versions"):
+            message = f"--resume: {task} in {language} was scored with other versions: {shown(before.get('versions'))}"
             warnings.warn(message, InputWarning, stacklevel=2)
         return True
 

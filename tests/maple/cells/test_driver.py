@@ -16,12 +16,6 @@ from maple.lock import locked
 from tests.studies import content, job_of, jobs_in, run, write
 
 
-@pytest.fixture(autouse=True)
-def no_base_of_another_test():
-    yield
-    work.BASES.drop()
-
-
 def rewrite(out, change):
     """The study's own file, changed by `change`, as a file beside the study."""
     config = yaml.safe_load((out / "study.yaml").read_text())
