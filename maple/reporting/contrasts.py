@@ -1,7 +1,7 @@
 """Differences within a study: of adapters that are alike in all but one thing, over the base, along a factor.
 
 Compared is what both sides have: cells of the same other settings and seed, tasks and languages that all of them were
-scored on. Of the adapters those count whose cell is done and whose alpha is the rank, unless others are given.
+scored on. Of the adapters those count that are trained and scored and whose alpha is the rank, unless others are given.
 """
 
 from __future__ import annotations
@@ -124,8 +124,15 @@ class Contrasts:
 
 
 def done(cells: Iterable[Cell]) -> list[Cell]:
-    """Those that are finished, and of which there are predictions."""
-    return [cell for cell in cells if cell.state == "done" and cell.items]
+    """Those that are trained and scored, and of which there are predictions.
+
+    A study that is given another task sets its cells back to planned, and what they had they still have. A cell with
+    less than half of what another has is being scored.
+    """
+    cells = list(cells)
+    most = max((len(cell.items) for cell in cells), default=0)
+    trained = (cell for cell in cells if cell.items and (cell.state == "done" or cell.is_base or cell.summary))
+    return [cell for cell in trained if 2 * len(cell.items) >= most]
 
 
 def matched(sides: Sequence[Sequence[Cell]], *apart: str) -> list[list[Cell]]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from maple.errors import InputError
+from maple.reporting.contrasts import done
+from maple.reporting.scores import Scores
 from maple.reporting.study import read_study
 from tests import planted
 from tests.planted import imagine, plant, write
@@ -121,7 +123,9 @@ def test_says_which_scores_are_missing(folder):
     path = next(cell_folder(folder, cell).glob("scores-*")) / "scores.json"
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([row for row in rows if (row["task"], row["language"]) != ("xnli", "de")]))
-    assert read_study(folder).missing == [f"{cell.name} has no score of xnli in de."]
+    first, second = read_study(folder).missing
+    assert first == f"{cell.name} has no score of xnli in de."
+    assert second.startswith("Means are over what all scored cells have") and second.endswith(" have xnli in de.")
 
 
 def test_answers_that_nobody_judged(folder):
@@ -243,3 +247,44 @@ def test_a_verdict_that_is_missing_keeps_its_place(folder):
     (scores / "scores.json").write_text(json.dumps(rows))
     items = next(c for c in read_study(folder).cells if c.name == cell.name).items["alpaca_eval", "en"]
     assert np.isnan(items[2]) and np.array_equal(np.delete(items, 2), left)
+
+
+def test_another_flag_makes_no_seeds(tmp_path):
+    """Cells with another learning rate are no seeds of those with the study's, and are said to be apart."""
+    study = imagine(tmp_path / "study", **SMALL)
+    config = study.config | {"slices": [{"rank": [1, 8], "bits": 4, "lr": 0.0001, "seed": 0}]}
+    write(study)
+    (tmp_path / "study" / "study.yaml").write_text(json.dumps(config))
+    found = read_study(tmp_path / "study")
+    assert [cell.scaling for cell in found.cells if cell not in found.main and cell.rank] == [
+        "alpha = rank, lr 0.0001"
+    ] * 2
+    assert [cell.name for cell in found.main] == [cell.name for cell in study.main]
+    assert found.apart[0].startswith("2 adapters differ from most in lr: ")
+    assert read_study(write(study)).apart == []
+
+
+def test_more_than_is_asked_for_now_is_left_out(folder):
+    config = json.loads(json.dumps(read_study(folder).config))
+    config["evaluate"] |= {"tasks": "xnli,alpaca_eval", "languages": "en,de"}
+    (folder / "study.yaml").write_text(json.dumps(config))
+    study = read_study(folder)
+    assert (study.tasks, study.languages, study.missing) == (["xnli", "alpaca_eval"], ["de", "en"], [])
+
+
+def test_a_language_more_does_not_empty_the_means(folder):
+    """The study was given Chinese; one cell of five has it, the others are planned again and still have the rest."""
+    first, *others = read_study(folder).cells
+    scores = next(cell_folder(folder, first).glob("scores-*"))
+    rows = json.loads((scores / "scores.json").read_text())
+    more = [row | {"language": "zh"} for row in rows if (row["task"], row["language"]) == ("xnli", "de")]
+    (scores / "scores.json").write_text(json.dumps(rows + more))
+    shutil.copy(scores / "predictions/xnli.de.jsonl", scores / "predictions/xnli.zh.jsonl")
+    for cell in others:
+        (cell_folder(folder, cell) / "state.json").write_text('{"state": "planned"}')
+    study = read_study(folder)
+    assert len(study.missing) == 2 and study.missing[0].endswith(" have no score of xnli in zh.")
+    scores = Scores(study)
+    assert ("xnli", "zh") in scores.pairs and ("xnli", "zh") not in scores.in_mean
+    assert all(scores.mean([cell], scores.in_mean) for cell in study.cells)
+    assert done(study.main) == study.main
