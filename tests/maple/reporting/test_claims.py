@@ -10,6 +10,7 @@ from maple.reporting import claims
 from maple.reporting.advice import cheapest
 from maple.reporting.bootstrap import Replicates, holm
 from maple.reporting.claims import judge, rank_and_scaling
+from maple.reporting.contrasts import balanced
 from maple.reporting.study import read_study
 from tests.planted import imagine, plant
 
@@ -47,22 +48,45 @@ def test_of_studies_of_nothing_none_supports_a_claim():
     assert sum(of_all[name, "not shown"] for name in claims.PAPER if name != "GPT-4") >= 6 * NULLS - 1
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_neither_do_they_where_each_claim_needs_one_thing_alone(seeds):
-    """No AlpacaEval, and runs that differ: of one seed that is told by how its settings differ."""
-    options = {"ranks": (1, 8, 32), "bits": (4, 16), "seeds": seeds, "n": 20, "tasks": ("xnli",), "spread": 0.04}
+ALONE = {"ranks": (1, 8, 32), "bits": (4, 16), "n": 20, "tasks": ("xnli",), "spread": 0.04}
+LUCKY = {"luck": 0.06, "spread": 0.01, "seeds": (0,)}
+NOTHING = {
+    "one seed": {"seeds": (0,)},
+    "three seeds": {"seeds": (0, 1, 2)},
+    "one seed, luck shared over bits": LUCKY | {"bits": (4, 8, 16), "models": ("a",), "data": ("b", "c", "d", "e")},
+    "one seed, luck shared over bits, two models": LUCKY | {"ranks": (1, 2, 8, 32), "models": ("a", "b")},
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_neither_do_they_where_each_claim_needs_one_thing_alone(name):
+    """No AlpacaEval, and runs that differ: of one seed that is told by how its blocks differ."""
+    options = ALONE | NOTHING[name]
     found = [verdicts(imagine(**options, generator=g), 500) for g in range(2 * NULLS)]
     # of 40 studies 2 are expected at 5 %, and 5 or more come in one of 20 attempts
     assert sum("supported" in study.values() for study in found) <= 4
     assert sum("contradicted" in study.values() for study in found) <= 4
 
 
-def test_one_seed_is_enough_where_settings_agree():
+def test_one_seed_is_enough_where_blocks_agree():
     def effect(cell, task, language):
         return of_base(cell, task, language) - 0.1 + 0.04 * log2(cell.rank or 1) * (language == "en")
 
-    found = verdicts(imagine(**FULL | {"seeds": (0,), "n": 200}, effect=effect, spread=0.01))
+    options = FULL | {"seeds": (0,), "n": 200, "spread": 0.01}
+    found = verdicts(imagine(**options | {"ranks": (1, 4, 8, 32)}, effect=effect))
     assert found["base model"] == found["rank"] == "supported"
+    study = imagine(**options, effect=effect)  # of three ranks, and so three differences between two data sets
+    claim = {claim.name: claim for claim in judge(study, Replicates(study, COUNT))}["base model"]
+    assert (claim.verdict, claim.p, claim.p_holm) == ("not shown", None, None) and claim.low < claim.estimate
+    assert "one seed: fewer than 4" in claim.note
+
+
+def test_more_seeds_of_a_few_settings_drop_none():
+    study = imagine(ranks=(1, 2, 8, 32), seeds=(0, 1, 2), n=2)
+    cells = [cell for cell in study.main if cell.seed == 0 or cell.rank == 1]
+    assert balanced(cells) == [cell for cell in study.main if cell.seed == 0]
+    lacking = [cell for cell in study.main if (cell.rank, cell.bits, cell.seed) != (1, 4, 2)]
+    assert balanced(lacking) == [cell for cell in study.main if (cell.rank, cell.bits) != (1, 4)]
 
 
 def test_that_nothing_differs_shows_nothing_where_nothing_could_be_found():
@@ -173,7 +197,7 @@ def test_what_cannot_be_tested_says_why(name, options, words):
 
 
 def test_holm_counts_what_can_be_tested():
-    study = imagine(seeds=(0,), n=20)
+    study = imagine(n=20)
     found = judge(study, Replicates(study, 200))
     tested = [claim for claim in found if claim.p is not None]
     assert [claim.p_holm for claim in tested] == holm([claim.p for claim in tested]) and len(tested) == 3
