@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
 
@@ -95,8 +96,13 @@ class Contrasts:
                 found.append(minus(self.level(of_base, shared), self.replicates.mean([base], shared)))
         return average(found)
 
-    def slope(self, cells: Iterable[Cell], factor: str, pairs: Sequence[Pair] | None = None) -> Mean | None:
-        """What a doubling of rank or bits adds: least squares on the logarithm, all else being equal, then the mean."""
+    def slope(
+        self, cells: Iterable[Cell], factor: str, pairs: Sequence[Pair] | None = None, over_base: bool = False
+    ) -> Mean | None:
+        """What a doubling of rank or bits adds: least squares on the logarithm, all else being equal, then the mean.
+
+        over_base   of the gain over the base of the same model and bits, not of the score
+        """
         cells = balanced(cells)
         strata = defaultdict(lambda: defaultdict(list))
         for cell in cells:
@@ -106,10 +112,14 @@ class Contrasts:
         for levels in strata.values():
             x = np.log2(sorted(levels))
             sides = matched([levels[level] for level in sorted(levels)], factor)
-            pairs_of_all = self.replicates.shared([cell for side in sides for cell in side], pairs)
-            if len(x) > 1 and all(sides) and pairs_of_all:
+            bases = [self.study.base_of(side[0]) for side in sides if side] if over_base else []
+            shared = self.replicates.shared([*chain(*sides), *filter(None, bases)], pairs)
+            if len(x) > 1 and all(sides) and shared and all(base in self.bases for base in bases):
                 weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-                means = [self.replicates.mean(side, pairs_of_all) for side in sides]
+                means = [self.replicates.mean(side, shared) for side in sides]
+                if over_base:
+                    before = [self.replicates.mean([base], shared) for base in bases]
+                    means = list(map(minus, means, before))
                 found.append(total([scaled(mean, weight) for mean, weight in zip(means, weights, strict=True)]))
                 by_block.append((block(sides[0][0]), found[-1].value))
         return self._without_seeds(average(found), by_block, cells) if found else None

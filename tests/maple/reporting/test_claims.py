@@ -204,6 +204,16 @@ def test_holm_counts_what_can_be_tested():
     assert [claim.name for claim in found] == list(claims.PAPER)
 
 
+def test_a_base_that_quantisation_damages_is_told_from_training():
+    """English rises with the bits in the bases alike: the claim is of the level, and the gain beside it is none."""
+    study = imagine(**FULL | {"n": 200}, effect=lambda cell, *_: 0.2 * (cell.rank > 0) + 0.1 * log2(cell.bits))
+    claim = next(claim for claim in judge(study, Replicates(study, COUNT)) if claim.name == "bits")
+    lines = {line.label: line for line in claim.figure}
+    assert claim.verdict == "supported" and "level of the score" in claim.test
+    level, gain = (f"English columns, {of}per doubling of the bits" for of in ("", "over the base, "))
+    assert lines[level].low > 0.05 and abs(lines[gain].estimate) < 0.03 and lines[gain].low < 0.02
+
+
 def test_one_seed_is_told():
     study = imagine(seeds=(0,), n=20)
     assert any("one seed" in claim.note for claim in judge(study, Replicates(study, 200)))
