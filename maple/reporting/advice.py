@@ -8,6 +8,7 @@ from statistics import fmean
 from maple.reporting.bootstrap import Replicates, stderr
 from maple.reporting.contrasts import done
 from maple.reporting.reading import Cell
+from maple.reporting.scores import OF_MANY
 from maple.reporting.study import Study
 
 PRICES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -27,7 +28,12 @@ def cheapest(study: Study, replicates: Replicates) -> list[str]:
     best = max(range(len(points)), key=lambda number: means[number].value)
     error = stderr(means[best].replicates)
     near = [number for number, mean in enumerate(means) if mean.value >= means[best].value - error]
-    sentences = [f"The best adapter is {_name(points[best])}, with {means[best].value:.3f} ± {error:.3f}."]
+    seeds = replicates.seeds_of(points[best])
+    over = "other examples, of one seed: no other seed is in it" if seeds == 1 else f"other examples and {seeds} seeds"
+    sentences = [
+        f"The best adapter is {_name(points[best])}, with {means[best].value:.3f} ± {error:.3f} (one standard error, "
+        f"over {over}). {OF_MANY}"
+    ]
     for what, key, shown in PRICES:
         prices = [_price(point, key) for point in points]
         known = [number for number in near if prices[number] is not None]

@@ -10,7 +10,7 @@ from maple.reporting import published, style
 from maple.reporting.figure import Figure
 from maple.reporting.heat import SHARE, rank_by_bits
 from maple.reporting.marks import bars, dots
-from maple.reporting.scores import Estimate, Scores
+from maple.reporting.scores import OF_MANY, Estimate, Scores
 from maple.reporting.table import Table
 
 ENDS = ["mean", "low", "high"]
@@ -71,7 +71,7 @@ def figure_2(scores: Scores) -> Figure | str:
     title = "Figure 2: the best adapter of each model, task by task"
     caption = (
         "The mean over a task's languages, of the data, rank and bits that are best in it, which differ from task to "
-        f"task (the table says which). {scores.about_intervals} "
+        f"task (the table says which). {OF_MANY} {scores.about_intervals} "
         + ("" if scores.is_tiny else "The published baselines were asked with other prompts.")
     )
     with style.styled():

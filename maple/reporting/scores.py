@@ -21,6 +21,7 @@ from maple.reporting.bootstrap import Replicates, interval
 from maple.reporting.published import WIN_RATE
 from maple.reporting.study import Cell, Pair, Study
 
+OF_MANY = "The best of many points is better than it will be again."  # of whatever is chosen by its own score
 GROUPS = ("trained", "untrained", "high", "mid", "low")  # of languages, in the order of a report
 
 

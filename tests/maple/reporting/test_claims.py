@@ -11,6 +11,7 @@ from maple.reporting.advice import cheapest
 from maple.reporting.bootstrap import Replicates, holm
 from maple.reporting.claims import judge, rank_and_scaling
 from maple.reporting.contrasts import balanced
+from maple.reporting.scores import OF_MANY
 from maple.reporting.study import read_study
 from tests.planted import imagine, plant
 
@@ -293,6 +294,7 @@ def test_the_cheapest_of_those_that_are_as_good():
     study = imagine(ranks=(1, 8, 128), bits=(4, 16), seeds=(0,), effect=lambda c, *_: 0.3 if c.rank < 8 else 0.6, n=100)
     best, memory, time = cheapest(study, Replicates(study, 500))
     assert best.startswith("The best adapter is tiny on tiny, rank ") and "±" in best
+    assert "no other seed is in it" in best and best.endswith(OF_MANY)
     # 8 is as good as 128, 1 is not
     assert ("rank 8" in memory) and "MB" in memory and ("rank 8" in time) and "s of training" in time
     lacking = replace(study, cells=[replace(cell, summary=None) for cell in study.cells])

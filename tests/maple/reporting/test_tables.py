@@ -9,7 +9,7 @@ import pytest
 
 from maple.reporting.bootstrap import Replicates
 from maple.reporting.claims import judge
-from maple.reporting.scores import Scores
+from maple.reporting.scores import OF_MANY, Scores
 from maple.reporting.study import Study
 from maple.reporting.table import Table, shown
 from maple.reporting.tables import tables
@@ -83,6 +83,7 @@ def test_na_stays_na(paper):
 
 def test_table_2_is_best_in_its_own_score(paper):
     table = by_name(paper)["table_2"]
+    assert OF_MANY in table.note and OF_MANY in by_name(paper)["table_1"].note
     rows = rows_of(table)
     ours = [row for row in rows if row["source"] == "this study"]
     assert len(rows) == 12 + 4 and {(row["rank"], row["bits"], row["win rate"]) for row in ours} == {(8, 16, 26.0)}
