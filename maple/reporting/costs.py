@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from statistics import fmean
 
-from maple.reporting.study import Cell
+from maple.reporting.reading import HUGE, Cell
 
 MEASURED = {  # in summary.json, and how many of its unit are one of ours
     "memory, GiB": ("peak_memory_bytes", 2**30),
@@ -34,4 +33,4 @@ def present(values: Iterable[float | None]) -> float | None:
 
 def _number(value: object, unit: int) -> float | None:
     """A file that somebody changed may hold anything."""
-    return value / unit if isinstance(value, int | float) and math.isfinite(value) else None
+    return value / unit if isinstance(value, int | float) and -HUGE < value < HUGE else None

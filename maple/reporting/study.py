@@ -7,7 +7,7 @@ cells/<name>/            a cell each (`reading.py`)
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,6 +18,7 @@ from maple.cells import grid
 from maple.cells.cell import BASE_FLAGS, CELL, CELLS, STUDY, scores_folder
 from maple.errors import InputError
 from maple.jsonfile import read_object
+from maple.reporting.alike import alike
 from maple.reporting.apart import about, told_apart
 from maple.reporting.reading import BY_RANK, Cell, Pair, planned, read_cell
 
@@ -101,7 +102,7 @@ def read_study(folder: Path) -> Study:
         place = places.get(cell.name)
         cells.append(read_cell(cell, place, place / scores, missing.append) if place else cell)
     cells = [_as_asked(cell, settled.evaluate) for cell in sorted(cells, key=in_order(config))]
-    cells = _alike(cells, missing)
+    cells = alike(cells, missing.append)
     pairs = {pair for cell in cells for pair in cell.rows}
     found = {task for task, _ in pairs}
     return Study(
@@ -183,25 +184,6 @@ def _values(config: dict, flag: str) -> Iterator[object]:
     for part in [config.get("fit"), config.get("grid"), *(slices if isinstance(slices, list) else [])]:
         value = part.get(flag) if isinstance(part, dict) else None
         yield from value if isinstance(value, list) else [value]
-
-
-def _alike(cells: list[Cell], missing: list[str]) -> list[Cell]:
-    """The cells without items of which there are fewer or more than in most: only the same examples can be paired."""
-    counts = defaultdict(Counter)
-    for cell in cells:
-        for pair, items in cell.items.items():
-            counts[pair][len(items)] += 1
-    usual = {pair: count.most_common(1)[0][0] for pair, count in counts.items()}
-    result = []
-    for cell in cells:
-        odd = [pair for pair, items in cell.items.items() if len(items) != usual[pair]]
-        for task, language in odd:
-            missing.append(
-                f"{cell.name} has {len(cell.items[task, language])} examples of {task} in {language}, others have "
-                f"{usual[task, language]}: they are not compared."
-            )
-        result.append(replace(cell, items={pair: x for pair, x in cell.items.items() if pair not in odd}))
-    return result
 
 
 def _unfinished(cells: list[Cell]) -> Iterator[str]:
