@@ -26,7 +26,14 @@ from maple.outputs import SUMMARY
 STATES = ("planned", "training", "scoring", "done", "failed")
 BY_RANK = "alpha = rank"
 HUGE = 1e300  # no measurement, and whole numbers beyond it fit into no float
-TEXTS = ("judge", "data", "revision", "fingerprint", "setting")  # of a row's settings what the report looks at
+TEXTS = (
+    "judge",
+    "data",
+    "revision",
+    "fingerprint",
+    "setting",
+    "precision",
+)  # of a row's settings what the report looks at
 # of a summary, likewise
 NUMBERS = ("tokens", "seconds", "trainable_percent", "adapter_bytes", "peak_memory_bytes", "tokens_per_second")
 ROUNDING = 1e-6  # relative; a mean that was summed in another order, or over processes, differs from ours by 1e-12

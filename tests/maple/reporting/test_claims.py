@@ -11,6 +11,7 @@ from maple.reporting.advice import cheapest
 from maple.reporting.bootstrap import Replicates, holm
 from maple.reporting.claims import judge, rank_and_scaling
 from maple.reporting.contrasts import balanced
+from maple.reporting.costs import about_memory, on_cpu
 from maple.reporting.scores import OF_MANY
 from maple.reporting.study import read_study
 from tests.planted import imagine, plant
@@ -296,7 +297,19 @@ def test_the_cheapest_of_those_that_are_as_good():
     assert best.startswith("The best adapter is tiny on tiny, rank ") and "±" in best
     assert "no other seed is in it" in best and best.endswith(OF_MANY)
     # 8 is as good as 128, 1 is not
-    assert ("rank 8" in memory) and "MB" in memory and ("rank 8" in time) and "s of training" in time
+    assert ("rank 8" in memory) and "GiB instead of" in memory and ("rank 8" in time) and "s of training" in time
     lacking = replace(study, cells=[replace(cell, summary=None) for cell in study.cells])
     assert len(cheapest(lacking, Replicates(lacking, 50))) == 1
     assert cheapest(replace(study, cells=[]), Replicates(replace(study, cells=[]), 50)) == []
+
+
+def test_memory_of_a_process_advises_nothing_where_it_hardly_differs():
+    study = imagine(ranks=(1, 8), bits=(4,), seeds=(0,), effect=lambda c, *_: 0.6, n=100)
+    assert all(on_cpu(cell) for cell in study.main)
+    close = [replace(c, summary=c.summary and c.summary | {"peak_memory_bytes": 9e8 + c.rank}) for c in study.cells]
+    _, memory, _ = cheapest(replace(study, cells=close), Replicates(replace(study, cells=close), 100))
+    assert memory.startswith("By memory nothing is advised: it is the resident memory") and "0.838 GiB" in memory
+    on_gpu = [replace(cell, fit=cell.fit | {"device": "cuda"}) for cell in close]
+    of_gpu = replace(study, cells=on_gpu)
+    assert "nothing is advised" not in " ".join(cheapest(of_gpu, Replicates(of_gpu, 100)))
+    assert "of a GPU what was allocated" in about_memory(of_gpu.cells)
