@@ -45,7 +45,7 @@ def cheapest(study: Study, replicates: Replicates) -> list[str]:
         if what == "memory" and all(on_cpu(cell) for cell in cells) and prices[found] > (1 - NOISE) * prices[best]:
             sentences.append(
                 f"By memory nothing is advised: it is {IN_PART}, and within one standard error of the best none takes "
-                f"{NOISE:.0%} less of it than the best, {shown(prices[best])}."
+                f"{100 * NOISE:.0f} % less of it than the best, {shown(prices[best])}."
             )
         elif prices[found] < prices[best]:
             sentences.append(
