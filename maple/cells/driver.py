@@ -101,10 +101,10 @@ class Driver:
 
     @contextlib.contextmanager
     def how_to_go_on(self) -> Iterator[None]:
-        """Say it where the block is stopped by a signal."""
+        """Say it where the block ends before its end: by a signal, a full disk, a cluster that is gone."""
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except BaseException:
             self.console.print(
                 f"What is finished is kept; to go on: python -m maple.study --out {printable(self.name)}"
             )

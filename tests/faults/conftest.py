@@ -27,7 +27,7 @@ FLAGS += ["--rank", "4", "--lr", "0.005", "--checkpoint-every", "2", "--device",
 class Child:
     """`python -m maple.fit`, or another verb, with these flags, in a fork; its output goes to a file."""
 
-    def __init__(self, flags: list[str], log: Path, before=lambda: None, verb=fit):
+    def __init__(self, flags: list[str], log: Path, before=lambda: None, verb=fit, under=own_flags):
         self.log, self.started = log, time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -40,7 +40,7 @@ class Child:
                 warnings.resetwarnings()  # pytest's own, which make errors of them
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us behind it ignores it
                 before()
-                cli.main(verb, flags, under=own_flags)
+                cli.main(verb, flags, under=under)
             except SystemExit as leaving:
                 code = leaving.code
             except BaseException:
