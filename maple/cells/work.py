@@ -28,13 +28,15 @@ from maple.evaluate import settle
 from maple.evaluation.run import Run as Evaluation
 from maple.evaluation.view import View
 from maple.fit import fit, prepare
+from maple.jsonfile import read_object
 from maple.launch import launch
 from maple.lock import Busy, locked
 from maple.meters import Meters
-from maple.outputs import CHECKPOINTS, CONFIG, claim
+from maple.outputs import CHECKPOINTS, CONFIG, SUMMARY, claim
 from maple.quiet import quieten
 from maple.ranks import check_devices
 
+LOG = "log.txt"  # of a cell on several devices: what their processes wrote
 EVERY = 1.0  # seconds from one note of a cell's progress to the next
 PATIENCE = 600  # seconds without a sign from whoever else is at work on a cell: ten times what a step of 7B takes
 BASES = Bases()  # of this process
@@ -111,7 +113,10 @@ def _train(job: Job, state: State) -> None:
     state.change(state=TRAINING, step=0, of=None, loss=None, tokens_per_second=None)
     if arguments["devices"] > 1:
         BASES.drop()  # the processes need the room
-        launch(arguments, "maple.fit", f"Training {job.cell.name}")
+        launch(arguments, "maple.fit", f"Training {job.cell.name}", job.folder / LOG)
+        summary = read_object(out / SUMMARY)
+        shown = {"step": summary["steps"], "of": summary["steps"], "loss": summary["train_loss_last"]}
+        state.change(**shown, tokens_per_second=summary["tokens_per_second"])
     else:
         with claim(arguments["out"], arguments["resume"]) as folder:
             steps = _Steps(state)
@@ -166,7 +171,7 @@ def _score(job: Job, state: State) -> None:
     plan = settle(arguments)
     if arguments["devices"] > 1:
         BASES.drop()
-        launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}")
+        launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}", job.folder / LOG)
         return
     with claim(arguments["out"], arguments["resume"]) as folder:
         Evaluation(arguments, plan, folder, load=BASES.load, view=_Scored(state)).go()

@@ -88,7 +88,9 @@ def _fit(features, preferences, strength: float):
         not 0 < preferences.sum() < len(preferences)
     ):  # all won or all lost: liblinear complains of a label without weight
         weights = weights.clip(1e-12)
-    with warnings.catch_warnings():  # where few verdicts divide, no end is found for a weak penalty; nor is by AlpacaEval
+    with (
+        warnings.catch_warnings()
+    ):  # where few verdicts divide, no end is found for a weak penalty; nor is by AlpacaEval
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(np.concatenate([features, features]), np.concatenate([ones, 0 * ones]), sample_weight=weights)
     return lambda rows: model.predict_proba(np.asarray(rows))[:, 1]
