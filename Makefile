@@ -28,7 +28,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "  1 of 2  PyTorch, the largest part"
 	@$(INSTALL) torch
 	@echo "  2 of 2  Lightning, transformers, and the peers to compare with"
-	@$(INSTALL) -e '.[peers,rouge,alpaca,dev,tensorboard,plots]'
+	@$(INSTALL) -e '.[peers,rouge,alpaca,dev,tensorboard,plots,ray]'
 	@touch $@
 
 setup: $(VENV)/ready
