@@ -1,11 +1,13 @@
 """Jobs as tasks of a real Ray on this machine; what is wrong with a cluster, in one sentence."""
 
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import time
 import uuid
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import ray
@@ -138,18 +140,25 @@ def test_a_cell_that_is_lost_has_failed_and_says_why(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    """A Ray of two cores of its own, and the folder of a study."""
-    folder, patch = tmp_path_factory.mktemp("study"), pytest.MonkeyPatch()
-    patch.setattr(ranks, "cores", lambda: 2)
-    patch.setattr(on_ray, "AGAIN", 1)
-    patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # else Ray leaves one in the home
-    with locked(folder):
-        engine = OnRay(None, folder)
-        engine.connect()
-        yield engine
-        ray.shutdown()
-    patch.undo()
+def drive(tmp_path_factory):
+    """Call a function in a process with a Ray of two cores: other tests fork this one, which Ray is not made for."""
+    folder, token = tmp_path_factory.mktemp("study"), uuid.uuid4().hex
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start, (folder, token)) as driver:
+        yield lambda function, *given: driver.submit(function, *given).result()
+        driver.submit(ray.shutdown)
+
+
+def start(folder, token):
+    global engine
+    os.environ |= {"RAY_AUTH_TOKEN": token}  # else Ray leaves one in the home
+    ranks.cores, on_ray.AGAIN = lambda: 2, 1
+    (folder / LOCK).write_text("held")
+    engine = OnRay(None, folder)
+    engine.connect()
+
+
+def done(function, *jobs):
+    return list(engine.each(function, jobs))
 
 
 def slowly(seconds):
@@ -157,13 +166,13 @@ def slowly(seconds):
     return seconds
 
 
-def test_results_come_as_they_are_done(engine):
-    assert list(engine.each(slowly, [(1.5, Needs(1)), (0, Needs(1))])) == [(1, 0), (0, 1.5)]
-    assert list(engine.each(slowly, [])) == []
+def test_results_come_as_they_are_done(drive):
+    assert drive(done, slowly, (1.5, Needs(1)), (0, Needs(1))) == [(1, 0), (0, 1.5)]
+    assert drive(done, slowly) == []
 
 
-def test_a_job_computes_with_the_threads_that_it_takes_and_leaves_its_process_to_the_next(engine):
-    found = list(engine.each(process_and_threads, [(None, Needs(2)), (None, Needs(2)), (None, Needs(None))]))
+def test_a_job_computes_with_the_threads_that_it_takes_and_leaves_its_process_to_the_next(drive):
+    found = drive(done, process_and_threads, (None, Needs(2)), (None, Needs(2)), (None, Needs(None)))
     assert [number for number, _ in found] == [0, 1, 2]
     assert len({process for _, (process, _) in found}) == 1 and {threads for _, (_, threads) in found} == {2}
 
@@ -191,42 +200,54 @@ def is_wrong(_):
     raise InputError("--data x: it is gone")
 
 
-def test_a_job_whose_process_is_killed_is_done_again(engine, tmp_path, capfd):
-    assert list(engine.each(dies_once, [(tmp_path / "trace", Needs(1))])) == [(0, "done")]
+def test_a_job_whose_process_is_killed_is_done_again(drive, tmp_path, capfd):
+    assert drive(done, dies_once, (tmp_path / "trace", Needs(1))) == [(0, "done")]
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_job_that_ends_every_process_ends_and_the_others_go_on(engine):
-    found = dict(engine.each(dies, [(0, Needs(1))]))
+def test_a_job_that_ends_every_process_ends_and_the_others_go_on(drive):
+    found = dict(drive(done, dies, (0, Needs(1))))
     assert isinstance(found[0], LostError) and str(found[0]).startswith("its process or machine was lost, 2 times")
-    found = dict(engine.each(fails, [(0, Needs(1)), (1, Needs(1))]))
+    found = dict(drive(done, fails, (0, Needs(1)), (1, Needs(1))))
     assert [str(found[number]) for number in (0, 1)] == ["ValueError: half of it"] * 2
 
 
-def test_wrong_input_that_only_a_machine_notices_ends_all(engine):
+def test_wrong_input_that_only_a_machine_notices_ends_all(drive):
     with pytest.raises(InputError, match="--data x: it is gone"):
-        list(engine.each(is_wrong, [(0, Needs(1))]))
+        drive(done, is_wrong, (0, Needs(1)))
 
 
-def test_the_driver_keeps_its_own_way_with_sigterm(engine):
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_the_driver_keeps_its_own_way_with_sigterm(drive):
+    assert drive(signal.getsignal, signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_cluster_that_goes_away_is_noticed(engine, monkeypatch):
-    watch = on_ray.Watch()
-    watch.look([CPU_NODE | {"CPU": 2.0}])
-    large = {"CPU": 64.0, "GPU": 0, "memory": 0}
-    watch.look([large])  # a machine may come back
-    monkeypatch.setattr(on_ray, "RETURN", 0)
-    with pytest.raises(LostError, match=r"takes 64 cores.* the same command goes on"):
-        watch.look([large])
-    monkeypatch.setattr(on_ray, "_is_here", lambda: False)
-    with pytest.raises(LostError, match="the Ray on this machine has ended; the same command goes on"):
-        watch.look([])
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        watch.head = taken.getsockname()
-        watch.look([])
-        monkeypatch.setattr(on_ray, "SILENCE", 0)
-        with pytest.raises(LostError, match="the Ray cluster no longer answers"):
-            watch.look([])
+def what_is_noticed():
+    """What a watch says of a cell that no machine has room for, of a Ray that is gone, of a head that is silent."""
+    watch, large, taken = on_ray.Watch(), [{"CPU": 64.0, "GPU": 0, "memory": 0}], socket.socket()
+    watch.look([{"CPU": 2.0, "GPU": 0, "memory": 0}])
+    watch.look(large)  # a machine may come back
+    on_ray.RETURN = 0
+    found = [said_by(watch, large)]
+    is_here, on_ray._is_here = on_ray._is_here, lambda: False
+    found.append(said_by(watch, []))
+    on_ray._is_here = is_here
+    taken.bind(("127.0.0.1", 0))  # and listening to nobody
+    watch.head = taken.getsockname()
+    watch.look([])
+    on_ray.SILENCE = 0
+    return [*found, said_by(watch, [])]
+
+
+def said_by(watch, wanted):
+    try:
+        watch.look(wanted)
+    except LostError as error:
+        return str(error)
+
+
+def test_a_cluster_that_goes_away_is_noticed(drive):
+    room, ray_here, head = drive(what_is_noticed)
+    assert "a cell takes 64 cores" in room and "no machine of the cluster has that (there: 2 cores" in room
+    assert ray_here.startswith("the Ray on this machine has ended")
+    assert head.startswith("the Ray cluster no longer answers")
+    assert all(said.endswith("; the same command goes on with what is left") for said in (room, ray_here, head))
