@@ -4,8 +4,9 @@
         cli.main(fit)
 
 Types, defaults and `Literal` choices come from the signature; the help of a flag is the line `name: text` in the
-function's docstring. Nothing heavy is imported here: a verb imports torch inside its function, so `--help` and typing
-errors answer in a fraction of a second.
+function's docstring. A positional-only parameter has no flag: `def report(folder: str, /)` is `report FOLDER`. Nothing
+heavy is imported here: a verb imports torch inside its function, so `--help` and typing errors answer in a fraction of
+a second.
 
 Exit codes: 0 done, 2 wrong input (one message on stderr, no traceback), 130 after Ctrl-C, 143 after SIGTERM.
 """
@@ -48,7 +49,8 @@ def main(
         if under and (file := under(arguments)):
             arguments = parse(function, ["--config", file, *argv])
         refuse_kernels_distribution()
-        function(**arguments)
+        placed = [arguments.pop(name) for name in _placed(function)]
+        function(*placed, **arguments)
     except InputError as error:
         leave(2, f"error: {error}")
     except BrokenPipeError:  # whoever read our output has left, as `head` does: nothing remains to be said to anyone
@@ -96,7 +98,7 @@ def _show_warning(otherwise: Callable, message, category, *where) -> None:
 def parse(function: Callable, argv: list[str]) -> dict[str, object]:
     """The arguments that a command line and its --config give; raises InputError with the nearest valid name."""
     parser = build_parser(function)
-    flags = {f"--{_dashed(name)}" for name in inspect.signature(function).parameters}
+    flags = {f"--{_dashed(name)}" for name in inspect.signature(function).parameters if name not in _placed(function)}
     own_config = "--config" in flags  # a verb whose file is more than flags reads it itself
     known = flags | ({"--help"} if own_config else {"--config", "--print_config", "--help"})
     for word in argv:
@@ -149,6 +151,9 @@ def build_parser(function: Callable) -> ArgumentParser:
     types = typing.get_type_hints(function)
     for name, parameter in parameters.items():
         given = parameter.default is not inspect.Parameter.empty
+        if name in _placed(function):
+            parser.add_argument(name, type=types[name], metavar=name.upper(), help=helps[name])
+            continue
         parser.add_argument(
             f"--{_dashed(name)}",
             type=types[name],
@@ -157,6 +162,12 @@ def build_parser(function: Callable) -> ArgumentParser:
             **({"default": parameter.default} if given else {"required": True}),
         )
     return parser
+
+
+def _placed(function: Callable) -> list[str]:
+    """The names of the parameters that are given by their place and have no flag."""
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_ONLY]
 
 
 def written(arguments: dict[str, object]) -> list[str]:
@@ -191,7 +202,8 @@ def _one_sentence(message: str, flags: set[str], files: list[str]) -> str:
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
         return f"--config: unknown key {unknown.group(1)!r}{nearest(unknown.group(1), keys)}"
     if missing := re.search(r"arguments are required: (.*)", message):
-        return f"missing: {', '.join(f'--{_dashed(key.strip())}' for key in missing.group(1).split(','))}"
+        names = [key.strip() for key in missing.group(1).split(",")]
+        return f"missing: {', '.join(f'--{_dashed(key)}' if key in keys else key.upper() for key in names)}"
     if "config: " in message:
         return f"--config {' '.join(files)} is not YAML of flags: {' '.join(message.split('config: ', 1)[1].split())}"
     return " ".join(message.split())

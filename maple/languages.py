@@ -23,6 +23,7 @@ class Fact:
     family: str
     scripts: tuple[str, ...]
     joshi: int | None  # class of Joshi et al. 2020, 0 to 5; None: not in their table
+    own: str | None  # what the language calls itself; None: CLDR does not say
 
     @property
     def resources(self) -> str | None:
@@ -46,7 +47,10 @@ def language_of(code: str) -> str:
 def known() -> dict[str, Fact]:
     """All facts by code."""
     rows = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return {code: Fact(row["name"], row["family"], tuple(row["scripts"]), row["class"]) for code, row in rows.items()}
+    return {
+        code: Fact(row["name"], row["family"], tuple(row["scripts"]), row["class"], row["own"])
+        for code, row in rows.items()
+    }
 
 
 def groups(language: str, trained: Collection[str]) -> set[str]:

@@ -58,7 +58,7 @@ def study(
     settled = plan(found)
     from maple.cells.driver import Driver
 
-    Driver(found, settled, folder, cores, retry).go(choose_engine(engine, address))
+    Driver(found, settled, folder, cores, retry).go(choose_engine(engine, address, folder))
 
 
 def check_folder(out: str | None) -> Path:
@@ -92,12 +92,12 @@ def show_status(status: str) -> None:
     show(Console(highlight=False), jobs)
 
 
-def choose_engine(engine: str, address: str | None):
-    """The engine of that name. Raises InputError where Ray is not installed or not there."""
+def choose_engine(engine: str, address: str | None, folder: Path):
+    """The engine of that name. Raises InputError where Ray is not installed."""
     if engine == "ray":
         from maple.cells.on_ray import OnRay
 
-        return OnRay(address)
+        return OnRay(address, folder.absolute())
     from maple.cells.engine import Here
 
     return Here()

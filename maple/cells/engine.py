@@ -11,8 +11,8 @@ from typing import Any, Protocol
 class Needs:
     """What a job takes of a machine."""
 
-    cores: int = 1
-    gpus: int = 0
+    cores: int | None = None  # None: as the engine sees fit
+    gpus: int | None = 0  # None: one, where there is any
     memory: int = 0  # bytes of the machine's own memory; that of a GPU is all for one cell
 
 
@@ -20,7 +20,10 @@ class Engine(Protocol):
     """Does jobs, in any order and anywhere."""
 
     def each(self, function: Callable[[Any], Any], jobs: Sequence[tuple[Any, Needs]]) -> Iterator[tuple[int, Any]]:
-        """(number of a job, what the function returned for it), as they are done."""
+        """(number of a job, what the function returned for it), as they are done.
+
+        A LostError is in the place of what was to be returned where no process lived to do so.
+        """
 
 
 class Here:

@@ -59,7 +59,7 @@ def read_study(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: more than {LARGEST} bytes, which no study has")
         text = path.read_text(encoding="utf-8-sig")
         _check_plain(text)
-        config = yaml.load(text, Loader=Parser)
+        config = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.pytorch import Callback
 from rich.console import Console
 
@@ -30,7 +31,7 @@ from maple.fit import fit, prepare
 from maple.jsonfile import read_object
 from maple.launch import launch
 from maple.lock import Busy, locked
-from maple.meters import Meters, forget_peak
+from maple.meters import Meters
 from maple.outputs import CHECKPOINTS, CONFIG, SUMMARY, claim
 from maple.quiet import quieten
 from maple.ranks import check_devices
@@ -48,21 +49,30 @@ def work_on(job: Job) -> str | None:
     if job.cores:
         torch.set_num_threads(job.cores)
     job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _alone(job.folder) as state:
+            return _finish(job, state)
+    except Busy as error:  # it is for whoever holds it to say how it ended
+        return str(error)
+
+
+def _finish(job: Job, state: State) -> str | None:
     error = None
-    with _alone(job.folder) as state:
+    try:
         if job.is_finished:  # by whoever was at work on it
             return None
         state.begin(SCORING if job.is_trained else TRAINING)
         sweep(job.folder)
         (job.folder / TRACEBACK).unlink(missing_ok=True)
-        try:
-            if not job.is_trained:
-                _train(job, state)
-            _score(job, state)
-        except Exception as wrong:  # of one cell; the others go on
-            error = _sentence(wrong, job.folder / TRACEBACK)
-            BASES.drop()
-        state.change(state=FAILED if error else DONE, error=error)
+        if not job.is_trained:
+            _train(job, state)
+        if (job.fit / CHECKPOINTS).is_dir():  # three times the adapter, and there is nothing left to resume
+            discard(job.fit / CHECKPOINTS)
+        _score(job, state)
+    except Exception as wrong:  # of one cell; the others go on
+        error = _sentence(wrong, job.folder / TRACEBACK)
+        BASES.drop()
+    state.change(state=FAILED if error else DONE, error=error)
     return error
 
 
@@ -108,20 +118,25 @@ def _train(job: Job, state: State) -> None:
     set_flags = {name: value for name, value in job.cell.fit.items() if value is not None}
     arguments = defaults_of(fit) | job.bookkeeping | set_flags | {"out": str(out)}
     arguments["resume"] = (out / CONFIG).is_file() or any((out / CHECKPOINTS).glob("step-*"))
+    arguments["recompute"] = _begun_with(out) or arguments["recompute"] or job.recompute
     check_devices(arguments)
     state.change(state=TRAINING, step=0, of=None, loss=None, tokens_per_second=None)
     if arguments["devices"] > 1:
+        BASES.drop()  # the processes need the room
         launch(arguments, "maple.fit", f"Training {job.cell.name}", job.folder / LOG)
     else:
-        forget_peak()
         with claim(arguments["out"], arguments["resume"]) as folder:
             steps = _Steps(state)
             prepare(arguments, folder, Console(quiet=True), load=BASES.load, watching=[steps]).go()
     found = read_object(out / SUMMARY)
     shown = {"step": found["steps"], "of": found["steps"], "loss": found["train_loss_last"]}
     state.change(**shown, tokens_per_second=found["tokens_per_second"])
-    if (out / CHECKPOINTS).is_dir():
-        discard(out / CHECKPOINTS)  # three times the adapter, and there is nothing left to resume
+
+
+def _begun_with(out: Path) -> str | None:
+    """The --recompute of a run that was stopped, which is bound to it: the memory that was free then decided."""
+    config = out / CONFIG
+    return yaml.safe_load(config.read_text(encoding="utf-8")).get("recompute") if config.is_file() else None
 
 
 class _Steps(Callback):
@@ -154,6 +169,7 @@ def _score(job: Job, state: State) -> None:
     state.change(state=SCORING, scored=0, to_score=None)
     plan = settle(arguments)
     if arguments["devices"] > 1:
+        BASES.drop()
         launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}", job.folder / LOG)
         return
     with claim(arguments["out"], arguments["resume"]) as folder:

@@ -84,13 +84,9 @@ def _fit(features, preferences, strength: float):
     model = LogisticRegression(C=strength, l1_ratio=1, solver="liblinear", fit_intercept=False, random_state=SEED)
     ones = np.ones(len(preferences), dtype=int)
     weights = np.concatenate([preferences, 1 - preferences])
-    if (
-        not 0 < preferences.sum() < len(preferences)
-    ):  # all won or all lost: liblinear complains of a label without weight
+    if not 0 < preferences.sum() < len(preferences):  # one label alone: liblinear complains of the other's weight
         weights = weights.clip(1e-12)
-    with (
-        warnings.catch_warnings()
-    ):  # few verdicts may have no end that a weak penalty finds; AlpacaEval takes it as it is
+    with warnings.catch_warnings():  # of few verdicts it finds no end under a weak penalty; AlpacaEval takes that too
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(np.concatenate([features, features]), np.concatenate([ones, 0 * ones]), sample_weight=weights)
     return lambda rows: model.predict_proba(np.asarray(rows))[:, 1]

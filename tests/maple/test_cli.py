@@ -82,6 +82,32 @@ def test_a_wrong_config_file_is_one_sentence(tmp_path, content, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def on_a_folder(folder: str, /, bits: Literal[4, 8, 16] = 4) -> None:
+    """Do something with a folder.
+
+    folder: where
+    bits: of the weights
+    """
+    print(folder, bits)
+
+
+def test_a_positional_parameter_is_a_word_without_a_flag(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(on_a_folder, ["some where", "--bits", "8"])
+    assert capsys.readouterr().out == "some where 8\n"
+    file = tmp_path / "c.yaml"
+    file.write_text("folder: there\n")
+    assert cli.parse(on_a_folder, ["--config", str(file)]) == {"folder": "there", "bits": 4}
+    for argv, words in [
+        ([], "missing: FOLDER"),
+        (["a", "b"], "unrecognized arguments: b"),
+        (["--folder", "a"], "unknown flag --folder; known: --bits, "),
+    ]:
+        with pytest.raises(InputError, match=words):
+            cli.parse(on_a_folder, argv)
+    assert "FOLDER  " in cli.build_parser(on_a_folder).format_help()
+
+
 def leave_with(function, capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main(function, [])

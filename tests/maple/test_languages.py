@@ -1,5 +1,7 @@
 """Every language that occurs anywhere has its facts, and the counts are those of the published sets."""
 
+import unicodedata
+
 import pytest
 
 from maple import languages, tasks
@@ -23,6 +25,33 @@ def test_facts_are_whole(code):
     assert fact(code).name and fact(code).family and fact(code).scripts
     assert all(len(script) == 4 and script.istitle() for script in fact(code).scripts)
     assert fact(code).joshi in (None, 0, 1, 2, 3, 4, 5)
+
+
+NAMED = {  # how Unicode begins the names of a script's letters
+    "Arab": "ARABIC", "Armn": "ARMENIAN", "Beng": "BENGALI", "Cyrl": "CYRILLIC", "Deva": "DEVANAGARI",
+    "Ethi": "ETHIOPIC", "Geor": "GEORGIAN", "Grek": "GREEK", "Gujr": "GUJARATI", "Guru": "GURMUKHI", "Hang": "HANGUL",
+    "Hans": "CJK", "Hant": "CJK", "Hebr": "HEBREW", "Jpan": "CJK", "Khmr": "KHMER", "Knda": "KANNADA", "Laoo": "LAO",
+    "Latn": "LATIN", "Mlym": "MALAYALAM", "Mymr": "MYANMAR", "Orya": "ORIYA", "Sinh": "SINHALA", "Taml": "TAMIL",
+    "Telu": "TELUGU", "Thai": "THAI", "Tibt": "TIBETAN",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [code for code in known() if fact(code).own])
+def test_a_language_writes_its_name_in_its_own_script(code):
+    letters = [character for character in fact(code).own if character.isalpha()]
+    assert {unicodedata.name(letter).split()[0] for letter in letters} == {NAMED[fact(code).scripts[0]]}
+
+
+def test_names_that_cldr_does_not_have():
+    without = {"acm", "ars", "ary", "arz", "fuv", "ilo", "kac", "war"}
+    romanised = {"ar-Latn", "bn-Latn", "ne-Latn", "si-Latn", "ur-Latn"}
+    assert {code for code in known() if fact(code).own is None} == without | romanised
+    assert (fact("ar").own, fact("zh").own, fact("zh-Hant").own, fact("th").own) == (
+        "العربية",
+        "中文",
+        "繁體中文",
+        "ไทย",
+    )
 
 
 def test_scripts_are_those_of_belebele():
@@ -51,7 +80,7 @@ def test_what_joshi_et_al_have():
 
 
 def test_the_language_of_a_pair_is_that_of_its_context():
-    assert fact("de-en") == fact("de") == Fact("German", "Indo-European", ("Latn",), 5)
+    assert fact("de-en") == fact("de") == Fact("German", "Indo-European", ("Latn",), 5, "Deutsch")
     assert fact("zh-Hant") != fact("zh")
     with pytest.raises(KeyError):
         fact("xx")
