@@ -98,10 +98,10 @@ class State:
 
     def __init__(self, folder: Path):
         self.folder, self.now = folder, read_state(folder)
+        self.before, self.started = self.now.get("seconds") or 0.0, time.monotonic()
 
     def begin(self, state: str) -> None:
-        """Start the clock of another attempt."""
-        self.before, self.started = self.now.get("seconds") or 0.0, time.monotonic()
+        """Note another attempt, whose clock runs already."""
         self.change(state=state, attempts=(self.now.get("attempts") or 0) + 1, error=None)
 
     def change(self, **changes: Any) -> None:

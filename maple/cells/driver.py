@@ -136,14 +136,18 @@ class Driver:
 
     def end(self, jobs: list[Job]) -> None:
         """One line of how it stands. Raises LostError where something is missing."""
-        finished = sum(job.is_finished for job in jobs)
-        failed = [job for job in jobs if not job.is_finished and job.has_failed]
+        left = [job for job in jobs if not job.is_finished]
+        failed = [job for job in left if job.has_failed]
         self.console.print(
-            f"{finished} of {len(jobs)} cells are finished. To see them: python -m maple.report {printable(self.name)}"
+            f"{len(jobs) - len(left)} of {len(jobs)} cells are finished. To see them: python -m maple.report {printable(self.name)}"
         )
         if failed:
             names = ", ".join(job.cell.name for job in failed[:5]) + (" ..." if len(failed) > 5 else "")
             raise LostError(
                 f"{len(failed)} of {len(jobs)} cells failed: {names}; python -m maple.study --status {self.name} says "
                 "why, and --retry tries them again"
+            )
+        if left:
+            raise LostError(
+                f"{len(left)} of {len(jobs)} cells are at work elsewhere; the same command goes on with them"
             )

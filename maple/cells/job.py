@@ -14,8 +14,6 @@ from maple.evaluation.plan import Plan, make_plan
 from maple.evaluation.scores import PRIMARY, SCORES, read_rows
 from maple.outputs import SUMMARY
 
-TRACEBACK = "error.txt"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -95,4 +93,3 @@ class Job:
         """Make a cell that failed ready to be tried again: an adapter that is not finished begins anew."""
         if self.fit.is_dir() and not self.is_trained:
             discard(self.fit)
-        (self.folder / TRACEBACK).unlink(missing_ok=True)

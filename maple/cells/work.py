@@ -21,9 +21,9 @@ from maple.adapter import CONFIG as ADAPTER_CONFIG
 from maple.cells.bases import Bases
 from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, State
 from maple.cells.grid import defaults_of
-from maple.cells.job import TRACEBACK, Job
+from maple.cells.job import Job
 from maple.durable import discard, sweep
-from maple.errors import InputError, first_line
+from maple.errors import InputError, LostError, first_line, one_line
 from maple.evaluate import settle
 from maple.evaluation.run import Run as Evaluation
 from maple.evaluation.view import View
@@ -36,6 +36,7 @@ from maple.outputs import CHECKPOINTS, CONFIG, SUMMARY, claim
 from maple.quiet import quieten
 from maple.ranks import check_devices
 
+TRACEBACK = "error.txt"
 LOG = "log.txt"  # of a cell on several devices: what their processes wrote
 EVERY = 1.0  # seconds from one note of a cell's progress to the next
 PATIENCE = 600  # seconds without a sign from whoever else is at work on a cell: ten times what a step of 7B takes
@@ -62,18 +63,27 @@ def _finish(job: Job, state: State) -> str | None:
             return None
         state.begin(SCORING if job.is_trained else TRAINING)
         sweep(job.folder)
+        (job.folder / TRACEBACK).unlink(missing_ok=True)
         if not job.is_trained:
             _train(job, state)
+        if (job.fit / CHECKPOINTS).is_dir():  # three times the adapter, and there is nothing left to resume
+            discard(job.fit / CHECKPOINTS)
         _score(job, state)
-    except InputError as wrong:
-        error = str(wrong)
     except Exception as wrong:  # of one cell; the others go on
-        error = first_line(wrong)
-        (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-    if error:
+        error = _sentence(wrong, job.folder / TRACEBACK)
         BASES.drop()
     state.change(state=FAILED if error else DONE, error=error)
     return error
+
+
+def _sentence(wrong: Exception, path: Path) -> str:
+    """What went wrong; of what should not, also where, in a file."""
+    if isinstance(wrong, InputError | LostError):
+        return str(wrong)
+    if isinstance(wrong, OSError) and wrong.filename is not None:  # a disk that is full, a file that may not be read
+        return one_line(f"{wrong.filename}: {wrong.strerror}")
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return one_line(first_line(wrong))
 
 
 @contextlib.contextmanager
@@ -114,15 +124,13 @@ def _train(job: Job, state: State) -> None:
     if arguments["devices"] > 1:
         BASES.drop()  # the processes need the room
         launch(arguments, "maple.fit", f"Training {job.cell.name}", job.folder / LOG)
-        summary = read_object(out / SUMMARY)
-        shown = {"step": summary["steps"], "of": summary["steps"], "loss": summary["train_loss_last"]}
-        state.change(**shown, tokens_per_second=summary["tokens_per_second"])
     else:
         with claim(arguments["out"], arguments["resume"]) as folder:
             steps = _Steps(state)
             prepare(arguments, folder, Console(quiet=True), load=BASES.load, watching=[steps]).go()
-    if (out / CHECKPOINTS).is_dir():
-        discard(out / CHECKPOINTS)  # three times the adapter, and there is nothing left to resume
+    found = read_object(out / SUMMARY)
+    shown = {"step": found["steps"], "of": found["steps"], "loss": found["train_loss_last"]}
+    state.change(**shown, tokens_per_second=found["tokens_per_second"])
 
 
 def _begun_with(out: Path) -> str | None:
@@ -139,17 +147,8 @@ class _Steps(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """After each micro-batch."""
-        if self.state.is_due(EVERY):
-            self.note(trainer, pl_module)
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        """The last one is what stays."""
-        self.note(trainer, pl_module)
-
-    def note(self, trainer, pl_module) -> None:
-        """What the meters wrote of the last step; nothing in the first, also in the first after a resume."""
         meters = next(one for one in trainer.callbacks if isinstance(one, Meters))
-        if meters.row:
+        if meters.row and self.state.is_due(EVERY):  # there is no row in the first step, nor in the first of a resume
             shown = {name: meters.row[name] for name in ("step", "loss", "tokens_per_second")}
             self.state.change(**shown, of=pl_module.total_steps)
 

@@ -105,7 +105,6 @@ def test_a_cell_that_nobody_has_begun_has_no_state(job):
 def test_a_failure_is_forgotten_with_the_adapter_that_is_not_finished(job):
     write_state(job.folder, {"state": FAILED})
     (job.fit / "checkpoints").mkdir()
-    (job.folder / "error.txt").write_text("Traceback")
     assert job.has_failed
     job.forget_failure()
     assert sorted(path.name for path in job.folder.iterdir()) == [job.scores.name, STATE]

@@ -13,7 +13,8 @@ from maple.cells.cell import DONE, FAILED, TRAINING, read_state, write_state
 from maple.cells.grid import plan
 from maple.cells.job import Job
 from maple.cells.work import work_on
-from maple.lock import Busy, locked
+from maple.errors import refuse
+from maple.lock import locked
 from tests.studies import EVALUATE, FIT, content, job_of, jobs_in, run, write
 
 
@@ -214,10 +215,26 @@ def test_somebody_without_a_sign_of_life_is_not_waited_for_without_end(held, mon
     nap = time.sleep
     monkeypatch.setattr(work.time, "sleep", show_a_sign)
     started = time.monotonic()
-    with pytest.raises(Busy, match=r"is at work in it; wait for it, or stop it"):
-        work_on(job)
+    assert "is at work in it; wait for it, or stop it" in work_on(job)
     assert 0.8 < time.monotonic() - started < 10  # ten signs, and the patience after the last
     assert read_state(job.folder)["step"] == 9
+
+
+def test_a_study_whose_last_cell_somebody_else_holds_is_not_finished(held, monkeypatch, capsys):
+    job, _ = held
+    monkeypatch.setattr(work, "PATIENCE", 0.1)
+    monkeypatch.setattr(work, "EVERY", 0.05)
+    assert run(None, job.study) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 cells are finished" in said.out
+    assert said.err == "error: 1 of 3 cells are at work elsewhere; the same command goes on with them\n"
+
+
+def test_data_that_are_gone_when_a_cell_begins_are_its_failure(copy, monkeypatch):
+    job = job_of(copy, 4)
+    monkeypatch.setattr(Job, "is_finished", property(lambda _: refuse(["--data-dir tasks: there is no such folder"])))
+    assert work_on(job) == "--data-dir tasks: there is no such folder"
+    assert job.has_failed and read_state(job.folder)["attempts"] == 1
 
 
 def test_cores_are_those_that_are_asked_for(copy):
