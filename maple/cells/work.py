@@ -7,6 +7,7 @@ from its last checkpoint or its last task and language. Two processes are never 
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 import traceback
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def work_on(job: Job) -> str | None:
             return _finish(job, state)
     except Busy as error:  # it is for whoever holds it to say how it ended
         return str(error)
+    finally:
+        gc.collect()  # a Trainer and what it trained hold each other, and Python's collector seldom comes by itself
 
 
 def _finish(job: Job, state: State) -> str | None:
