@@ -139,7 +139,8 @@ class Driver:
         left = [job for job in jobs if not job.is_finished]
         failed = [job for job in left if job.has_failed]
         self.console.print(
-            f"{len(jobs) - len(left)} of {len(jobs)} cells are finished. To see them: python -m maple.report {printable(self.name)}"
+            f"{len(jobs) - len(left)} of {len(jobs)} cells are finished. To see them: python -m maple.report "
+            + printable(self.name)
         )
         if failed:
             names = ", ".join(job.cell.name for job in failed[:5]) + (" ..." if len(failed) > 5 else "")
