@@ -58,8 +58,7 @@ class Bases:
 
     def drop(self) -> None:
         """Give its memory back, and take nothing over from a cell that failed."""
-        if self.model is not None:
-            self.key = self.model = None
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        self.key = self.model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -74,6 +74,7 @@ def _finish(job: Job, state: State) -> str | None:
         _score(job, state)
     except Exception as wrong:  # of one cell; the others go on
         error = _sentence(wrong, job.folder / TRACEBACK)
+    if error:  # whose frames are gone by now, and with them the last that held the model
         BASES.drop()
     state.change(state=FAILED if error else DONE, error=error)
     return error

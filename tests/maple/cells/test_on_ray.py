@@ -16,6 +16,7 @@ import torch
 from maple import ranks
 from maple.cells import on_ray
 from maple.cells.cell import read_state
+from maple.cells.checks import Found
 from maple.cells.driver import Driver
 from maple.cells.engine import Needs
 from maple.cells.grid import plan, read_study
@@ -129,7 +130,7 @@ def test_a_cell_that_is_lost_has_failed_and_says_why(tmp_path):
     jobs = [Job(tmp_path, cell, driver.plan.evaluate) for cell in driver.plan.cells]
     for job in jobs:
         job.folder.mkdir(parents=True)
-    driver.work(Losing(), jobs, jobs, {"of any": Needs()})
+    driver.work(Losing(), jobs, jobs, {"of any": Found()})
     assert [job.has_failed for job in jobs] == [True] * 3 and not any(job.is_finished for job in jobs)
     assert {read_state(job.folder)["error"] for job in jobs} == {"its machine had no memory left for it"}
     with pytest.raises(LostError, match="its machine had no memory"):
