@@ -74,6 +74,8 @@ class Checks:
         self.here = True  # the weights
         self.records: dict[str, list] = {}
         self.predicted: Prediction | None = None  # the memory of a step
+        self.recompute: str | None = None  # the fastest that fits
+        self.adapter_bytes = 0
 
     def run(self) -> list[str]:
         """Make all checks; the problems that were found."""
@@ -270,7 +272,7 @@ class Checks:
         self.attempt(check_out, self.arguments["out"], self.arguments["resume"])
         self.need(config=self.config)
         model = model_without_memory(self.arguments, self.config, self.dtype, self.shards)
-        adapter = sum(parameter.nbytes for _, parameter in lora_parameters(model))
+        self.adapter_bytes = adapter = sum(parameter.nbytes for _, parameter in lora_parameters(model))
         place = nearest_folder(Path(os.path.expanduser(self.arguments["out"] or RUNS)))
         run = adapter * (1 + AT_ONCE * CHECKPOINT)
         needed = {place: run}
@@ -319,6 +321,7 @@ class Checks:
         if self.arguments["recompute"] is None:
             fastest = RECOMPUTE[0] if available is None else choose_recompute(setting, available)
             setting = setting.changed(recompute=fastest)
+        self.recompute = setting.arguments["recompute"]
         self.predicted = found = predict(setting)
         lines = [f"{part:<22}{size(count):>12}" for part, count in found.parts.items()]
         lines.append(f"{'all tensors':<22}{size(found.total):>12}")

@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from maple import ranks
 from maple.cli import written
@@ -25,13 +26,16 @@ from maple.outputs import chosen, how_to_resume
 PATIENCE = 120  # seconds from a signal to SIGKILL: a micro-batch and a checkpoint; 30 is the agent's own
 
 
-def launch(arguments: dict, verb: str, doing: str) -> None:
+def launch(arguments: dict, verb: str, doing: str, log: Path | None = None) -> None:
     """Run `verb`, as maple.fit, with these arguments in as many processes as --devices says, until all are done.
+
+    log   a file for what they write; None: the terminal
 
     Raises what ends it, as if there were one: LostError where a process died.
     """
-    print(f"{doing} on {arguments['devices']} devices; starting their processes ...", flush=True)
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    if log is None:
+        print(f"{doing} on {arguments['devices']} devices; starting their processes ...", flush=True)
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -50,14 +54,18 @@ def launch(arguments: dict, verb: str, doing: str) -> None:
             local_addr="127.0.0.1",
             max_restarts=0,
             monitor_interval=0.1,
-            logs_specs=DefaultLogsSpecs(log_dir=last_words),
+            logs_specs=DefaultLogsSpecs(log_dir=last_words, redirects=Std.NONE if log is None else Std.ALL),
         )
         try:
             elastic_launch(config, sys.executable)("-m", verb, *written(arguments | {"out": str(out)}))
         except SignalException as stopped:
             raise KeyboardInterrupt if stopped.sigval == signal.SIGINT else SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
-            _end_as(failed.failures, arguments["devices"], how_to_resume(out, verb))
+            _end_as(failed.failures, arguments["devices"], how_to_resume(out, verb), log)
+        finally:
+            if log is not None:
+                with log.open("ab") as file:
+                    file.writelines(path.read_bytes() for path in sorted(Path(last_words).rglob("*.log")))
 
 
 @contextlib.contextmanager
@@ -83,7 +91,7 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _end_as(failures: dict, world: int, resume: str) -> None:
+def _end_as(failures: dict, world: int, resume: str, log: Path | None) -> None:
     """End as the process did whose end explains that of the others."""
     rank, first = min(failures.items(), key=lambda item: (_weight(item[1]), item[1].timestamp, item[0]))
     words = _words(first).removeprefix("error: ")
@@ -93,7 +101,7 @@ def _end_as(failures: dict, world: int, resume: str) -> None:
         raise KeyboardInterrupt
     if first.exitcode > 2:
         raise SystemExit(first.exitcode)
-    how = "failed, as told above,"
+    how = f"failed, as told {'above' if log is None else f'in {log}'},"
     if first.exitcode < 0:
         how = f"was killed by {signal.Signals(-first.exitcode).name}"
     raise LostError(words or f"process {rank} of {world} {how} and the others ended with it; {resume}")

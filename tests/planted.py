@@ -5,12 +5,14 @@
 
 An example is answered rightly with probability `effect(cell, task, language)`, `cell` a Cell without scores. Whether an
 example is hard is shared by all cells, in part (`alike`), as it is in earnest; `spread` is the deviation of that
-probability between seeds, the same in all tasks and languages of a cell.
+probability between seeds, the same in all tasks and languages of a cell; `luck` that of a shift which the cells of one
+model, data, rank and seed share over their bits, as they share the order of the data and the start of the adapter.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -56,10 +58,12 @@ def imagine(
     effect: Callable[[Cell, str, str], float] = fair,
     alike: float = 0.7,
     spread: float = 0.0,
+    luck: float = 0.0,
     generator: int = 0,
 ) -> Study:
     """A finished study as `read_study` would read it."""
     random = np.random.default_rng(generator)
+    lots = defaultdict(np.random.default_rng([generator, 1]).standard_normal)
     languages_of = {"alpaca_eval": ("en",), **(languages_of or {})}
     pairs = [(task, language) for task in tasks for language in languages_of.get(task, languages)]
     hard = {pair: random.standard_normal(n) for pair in pairs}
@@ -78,6 +82,7 @@ def imagine(
     cells = []
     for cell in plans:
         shift = spread * random.standard_normal() if cell.rank else 0.0
+        shift += luck * lots[cell.model, cell.data, cell.rank, cell.seed] if luck and cell.rank else 0.0
         chance = {pair: np.clip(effect(cell, *pair) + shift, 0.001, 0.999) for pair in pairs}
         cells.append(_scored(cell, chance, hard, alike, random))
     found = sorted({language for _, language in pairs})

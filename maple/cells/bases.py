@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from maple.hub import commit_of, model_folder
 from maple.lora import add_lora, remove_lora
+from maple.meters import forget_peak
 from maple.model import load_model
 from maple.recompute import plain_forward
 from maple.weights import Progress
@@ -44,6 +46,8 @@ class Bases:
         key = (name_or_path, *sorted(base.items()))
         if key != self.key:
             self.drop()
+        forget_peak()  # of the cell before, but not of the loading to come
+        if self.model is None:
             self.model, self.key = load_model(name_or_path, rank=0, progress=progress, **base), key
         model = self.model.to(base["device"])  # Lightning leaves it on the CPU when a Trainer is done
         remove_lora(model)
@@ -54,5 +58,8 @@ class Bases:
 
     def drop(self) -> None:
         """Give its memory back, and take nothing over from a cell that failed."""
-        self.key = self.model = None
-        gc.collect()
+        if self.model is not None:
+            self.key = self.model = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

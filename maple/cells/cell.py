@@ -35,8 +35,8 @@ NUMBERS = ("attempts", "seconds", "step", "of", "loss", "tokens_per_second", "sc
 SLUG = 24  # characters of a model's or a data set's name in that of a folder
 HASH = 8  # hexadecimal digits: among 120 cells two are alike once in 600,000 studies
 BASE_FLAGS = ("model", "revision", "bits", "block_size", "double_quant", "template", "device", "precision")
-# of the evaluation: which of its scores there are, how fast they come
-NOT_SCORES = ("tasks", "languages", "batch_size", "device", "devices")
+# of the evaluation: which of its scores there are, how fast they come, and who judges answers that are there
+NOT_SCORES = ("tasks", "languages", "batch_size", "device", "devices", "judge", "judge_model", "judge_style")
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class State:
 
     def __init__(self, folder: Path):
         self.folder, self.now = folder, read_state(folder)
+        self.before, self.started = self.now.get("seconds") or 0.0, time.monotonic()
 
     def begin(self, state: str) -> None:
-        """Start the clock of another attempt."""
-        self.before, self.started = self.now.get("seconds") or 0.0, time.monotonic()
+        """Note another attempt, whose clock runs already."""
         self.change(state=state, attempts=(self.now.get("attempts") or 0) + 1, error=None)
 
     def change(self, **changes: Any) -> None:

@@ -31,6 +31,8 @@ class Found:
     warnings: list[str] = field(default_factory=list)
     memory: int = 0  # bytes that a step takes, as predicted; of a GPU where it runs on one
     on_gpu: bool = False
+    recompute: str | None = None  # the same for all of the group, so that their speeds can be compared
+    per_rank: int = 0  # bytes of an adapter for each of its ranks
 
 
 def groups(jobs: Sequence[Job]) -> dict[tuple, Job]:
@@ -61,4 +63,5 @@ def look(job: Job) -> Found:
                 "there a rank of that can change as much"
             )
     memory = checks.predicted.resident if checks.predicted else 0
-    return Found(problems, warnings, memory, checks.device == "cuda")
+    per_rank = checks.adapter_bytes // cell.rank
+    return Found(problems, warnings, memory, checks.device == "cuda", checks.recompute, per_rank)

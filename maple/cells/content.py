@@ -55,8 +55,8 @@ def _of_tasks(job: Job) -> Files:
         return {}
     splits = [(part, split) for part in plan.parts for split in (part.task.split, part.task.shots_split) if split]
     asked = [(part.task, code, split) for part, split in splits for code in part.languages]
-    paths = [path for one in asked if (path := find_file(*one, plan.data_dir))]
-    return {f"{path.parent.name}/{path.name}": _hash(path) for path in paths}
+    found = {(task.name, code, split): find_file(task, code, split, plan.data_dir) for task, code, split in asked}
+    return {f"{task}/{code}.{split}": _hash(path) for (task, code, split), path in found.items() if path}
 
 
 def _hash(path: Path, pages: int | None = None) -> str:
@@ -107,11 +107,14 @@ def _changes(job: Job) -> list[str]:
     before, now, found = read_object(path).get("content"), content(job), []
     if not isinstance(before, dict) or not all(isinstance(files, dict) for files in before.values()):
         raise InputError(f"{path}: it does not say what the cell was made of")
+    scored = {"/".join(pair) for pair in job.scored()}
     for flag, value in (job.evaluate | job.cell.fit).items():
         files, earlier = now.get(flag, {}), before.get(flag, {})
         names = {*files, *earlier}
-        if flag == "data_dir":  # more languages may be scored than were
-            names = files.keys() & earlier.keys()
+        if flag == "data_dir":  # what nothing was scored on yet may be mended, and more languages may be added
+            names = {name for name in names if name.rpartition(".")[0] in scored}
+        elif not (job.fit.exists() if flag == "data" else job.fit.exists() or scored):  # nothing was made of it yet
+            continue
         if other := sorted(name for name in names if files.get(name) != earlier.get(name)):
             found.append(f"--{flag.replace('_', '-')} {value} ({', '.join(other[:5])}")
     return found

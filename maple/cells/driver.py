@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,10 +19,13 @@ from maple.cells.engine import Engine, Needs
 from maple.cells.grid import Plan
 from maple.cells.job import Job
 from maple.cells.view import Live
-from maple.durable import replace_file, sweep
+from maple.durable import replace_file
 from maple.errors import InputWarning, LostError, refuse
 from maple.lock import locked
 from maple.screen import Screen, printable
+
+if TYPE_CHECKING:  # it imports torch
+    from maple.cells.checks import Found
 
 
 class Driver:
@@ -40,7 +45,7 @@ class Driver:
             unfinished = [job for job in jobs if not job.is_finished]
             failed = [job for job in unfinished if job.has_failed]
             todo = unfinished if self.retry else [job for job in unfinished if job not in failed]
-            needs = self.look(engine, jobs, todo)
+            found = self.look(engine, jobs, todo)
             replace_file(self.out / STUDY, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             for job in jobs:
                 job.correct_state(job not in unfinished)
@@ -48,7 +53,7 @@ class Driver:
                 content.note(job)
                 if job in failed:
                     job.forget_failure()
-            self.work(engine, jobs, todo, needs)
+            self.work(engine, jobs, todo, found)
             self.end(jobs)
 
     @contextlib.contextmanager
@@ -58,19 +63,21 @@ class Driver:
         self.out.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.out):
-                sweep(self.out)
+                for left in self.out.glob(f".{STUDY}.*"):  # by a driver that was killed as it wrote
+                    left.unlink()
                 yield
         finally:
             for folder in made:
                 with contextlib.suppress(OSError):  # it holds the study
                     folder.rmdir()
 
-    def look(self, engine: Engine, jobs: list[Job], todo: list[Job]) -> dict[tuple, Needs]:
-        """What a cell of each group takes. Raises InputError with everything that would stop one of them."""
+    def look(self, engine: Engine, jobs: list[Job], todo: list[Job]) -> dict[tuple, Found]:
+        """What was found of each group. Raises InputError with everything that would stop one of the cells."""
         if not todo:
             return {}
         self.console.print(f"{len(todo)} cells to do; looking for all that can go wrong in them ...")
         from maple.cells import checks
+        from maple.room import size
 
         groups = checks.groups(todo) or checks.groups(jobs)  # where only bases are left
         keys, asked = list(groups), [(job, self.needs(job.cell)) for job in groups.values()]
@@ -79,39 +86,49 @@ class Driver:
             if isinstance(one, LostError):
                 raise one
             found[keys[number]] = one
-        refuse(list(dict.fromkeys(problem for one in found.values() for problem in one.problems)))
+        adapters = sum(found[checks.group(job.cell)].per_rank * job.cell.rank for job in todo if not job.is_trained)
+        free = shutil.disk_usage(self.out).free
+        lack = (
+            f"{self.out}: {size(free)} free, and the adapters of this study take {size(adapters)}; give another --out"
+        )
+        problems = dict.fromkeys(problem for one in found.values() for problem in one.problems)
+        refuse([*problems, *([lack] if adapters > free else [])])
         for text in dict.fromkeys(text for one in found.values() for text in one.warnings):
             warnings.warn(text, InputWarning, stacklevel=2)
-        return {key: self.needs(job.cell, found[key].memory, found[key].on_gpu) for key, job in groups.items()}
+        return found
 
-    def needs(self, cell: Cell, memory: int = 0, on_gpu: bool | None = None) -> Needs:
+    def needs(self, cell: Cell, found: Found | None = None) -> Needs:
         """Before a look at it nobody knows whether a cell with --device auto has a GPU: it is looked at on one."""
         devices = cell.fit.get("devices") or 1
-        if on_gpu is None and cell.fit["device"] == "auto":
+        if found is None and cell.fit["device"] == "auto":
             return Needs(self.cores, None)
-        on_gpu = cell.fit["device"] == "cuda" if on_gpu is None else on_gpu
-        return Needs(self.cores, devices if on_gpu else 0, 0 if on_gpu else memory * devices)
+        on_gpu = found.on_gpu if found else cell.fit["device"] == "cuda"
+        return Needs(self.cores, devices if on_gpu else 0, 0 if on_gpu or not found else found.memory * devices)
 
-    def work(self, engine: Engine, jobs: list[Job], todo: list[Job], needs: dict[tuple, Needs]) -> None:
+    def work(self, engine: Engine, jobs: list[Job], todo: list[Job], found: dict[tuple, Found]) -> None:
         """Have the cells done, and show how it goes."""
         if not todo:
             return
         from maple.cells.checks import group
         from maple.cells.work import work_on
 
-        most = max(needs.values(), key=lambda one: (one.gpus, one.memory))  # for a base, which is only scored
+        most = max(found.values(), key=lambda one: (one.on_gpu, one.memory))  # for a base, which is only scored
+        asked = []
+        for job in todo:
+            of_group = found.get(group(job.cell), most)
+            asked.append((replace(job, recompute=of_group.recompute), self.needs(job.cell, of_group)))
         with Live(self.console, jobs) as live, self.how_to_go_on():
-            for number, result in engine.each(work_on, [(job, needs.get(group(job.cell), most)) for job in todo]):
+            for number, result in engine.each(work_on, asked):
                 if isinstance(result, LostError):
                     todo[number].note_failure(str(result))
                 live.ended(todo[number])
 
     @contextlib.contextmanager
     def how_to_go_on(self) -> Iterator[None]:
-        """Say it where the block is stopped by a signal."""
+        """Say it where the block ends before its end: by a signal, a full disk, a cluster that is gone."""
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except BaseException:
             self.console.print(
                 f"What is finished is kept; to go on: python -m maple.study --out {printable(self.name)}"
             )
@@ -119,8 +136,9 @@ class Driver:
 
     def end(self, jobs: list[Job]) -> None:
         """One line of how it stands. Raises LostError where something is missing."""
-        finished = sum(job.is_finished for job in jobs)
-        failed = [job for job in jobs if not job.is_finished and job.has_failed]
+        left = [job for job in jobs if not job.is_finished]
+        failed = [job for job in left if job.has_failed]
+        finished = len(jobs) - len(left)
         self.console.print(
             f"{finished} of {len(jobs)} cells are finished. To see them: python -m maple.report {printable(self.name)}"
         )
@@ -129,4 +147,8 @@ class Driver:
             raise LostError(
                 f"{len(failed)} of {len(jobs)} cells failed: {names}; python -m maple.study --status {self.name} says "
                 "why, and --retry tries them again"
+            )
+        if left:
+            raise LostError(
+                f"{len(left)} of {len(jobs)} cells are at work elsewhere; the same command goes on with them"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,8 @@ from maple.cells.cell import DONE, FAILED, FIT, PLANNED, Cell, read_state, score
 from maple.durable import discard
 from maple.errors import InputError
 from maple.evaluation.plan import Plan, make_plan
-from maple.evaluation.scores import SCORES, read_rows
+from maple.evaluation.scores import PRIMARY, SCORES, read_rows
 from maple.outputs import SUMMARY
-
-TRACEBACK = "error.txt"
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Job:
     evaluate: dict[str, Any]
     bookkeeping: dict[str, Any] = field(default_factory=dict)  # flags of fit that no result depends on
     cores: int | None = None  # of the CPU; None: as PyTorch chooses
+    recompute: str | None = None  # what its group was found to have room for, where its flags do not say
 
     @property
     def folder(self) -> Path:
@@ -58,13 +58,21 @@ class Job:
 
     def left(self) -> list[tuple[str, str]]:
         """Tasks and languages without scores."""
-        plan = self.plan()
-        try:
-            there = {(row["task"], row["language"]) for row in read_rows(self.scores / SCORES)}
-        except InputError:  # a damaged file, of which scoring says what to do
-            there = set()
-        wanted = [(part.task.name, language) for part in plan.parts for language in part.languages]
-        return [pair for pair in wanted if pair not in there]
+        plan, metrics, left = self.plan(), self.scored(), []
+        for part in plan.parts:
+            needs = set(PRIMARY) if part.task.judged and plan.judge else set()
+            for pair in ((part.task.name, code) for code in part.languages):
+                if pair not in metrics or (needs and not needs & metrics[pair]):
+                    left.append(pair)
+        return left
+
+    def scored(self) -> dict[tuple[str, str], set[str]]:
+        """The metrics that there are of each task and language; of answers without a judge only what is counted."""
+        found: dict[tuple[str, str], set[str]] = {}
+        with contextlib.suppress(InputError):  # a damaged file, of which scoring says what to do
+            for row in read_rows(self.scores / SCORES):
+                found.setdefault((row["task"], row["language"]), set()).add(row["metric"])
+        return found
 
     def plan(self) -> Plan:
         """What is asked for. Raises InputError where the data are not there."""
@@ -85,4 +93,3 @@ class Job:
         """Make a cell that failed ready to be tried again: an adapter that is not finished begins anew."""
         if self.fit.is_dir() and not self.is_trained:
             discard(self.fit)
-        (self.folder / TRACEBACK).unlink(missing_ok=True)

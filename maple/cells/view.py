@@ -5,6 +5,7 @@ Both read what the cells note in their folders, so it does not matter which proc
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from maple.cells.cell import CELL, DONE, FAILED, PLANNED, SCORING, TRAINING, is_gone, read_state
 from maple.cells.job import Job
-from maple.errors import one_line
+from maple.errors import InputError, one_line
 
 AGAIN = 1.0  # seconds from one look at the folders to the next
 SHOWN = 12  # lines of the live table; all cells are in that of --status
@@ -33,8 +34,9 @@ def standing(job: Job) -> dict:
     state = read_state(job.folder)
     if is_gone(state):
         return state | {"state": STOPPED}
-    if not state and (job.folder / CELL).is_file() and job.is_finished:  # brought from another study
-        return {"state": DONE}
+    with contextlib.suppress(InputError):  # the data of the tasks may be on another machine
+        if not state and (job.folder / CELL).is_file() and job.is_finished:  # brought from another study
+            return {"state": DONE}
     return state or {"state": PLANNED}
 
 

@@ -7,12 +7,14 @@ from its last checkpoint or its last task and language. Two processes are never 
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.pytorch import Callback
 from rich.console import Console
 
@@ -20,20 +22,23 @@ from maple.adapter import CONFIG as ADAPTER_CONFIG
 from maple.cells.bases import Bases
 from maple.cells.cell import DONE, FAILED, SCORING, TRAINING, State
 from maple.cells.grid import defaults_of
-from maple.cells.job import TRACEBACK, Job
+from maple.cells.job import Job
 from maple.durable import discard, sweep
-from maple.errors import InputError, first_line, one_line
+from maple.errors import InputError, LostError, first_line, one_line
 from maple.evaluate import settle
 from maple.evaluation.run import Run as Evaluation
 from maple.evaluation.view import View
 from maple.fit import fit, prepare
+from maple.jsonfile import read_object
 from maple.launch import launch
 from maple.lock import Busy, locked
-from maple.meters import Meters, forget_peak
-from maple.outputs import CHECKPOINTS, CONFIG, claim
+from maple.meters import Meters
+from maple.outputs import CHECKPOINTS, CONFIG, SUMMARY, claim
 from maple.quiet import quieten
 from maple.ranks import check_devices
 
+TRACEBACK = "error.txt"
+LOG = "log.txt"  # of a cell on several devices: what their processes wrote
 EVERY = 1.0  # seconds from one note of a cell's progress to the next
 PATIENCE = 600  # seconds without a sign from whoever else is at work on a cell: ten times what a step of 7B takes
 BASES = Bases()  # of this process
@@ -45,25 +50,43 @@ def work_on(job: Job) -> str | None:
     if job.cores:
         torch.set_num_threads(job.cores)
     job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _alone(job.folder) as state:
+            return _finish(job, state)
+    except Busy as error:  # it is for whoever holds it to say how it ended
+        return str(error)
+    finally:
+        gc.collect()  # a Trainer and what it trained hold each other, and Python's collector seldom comes by itself
+
+
+def _finish(job: Job, state: State) -> str | None:
     error = None
-    with _alone(job.folder) as state:
+    try:
         if job.is_finished:  # by whoever was at work on it
             return None
         state.begin(SCORING if job.is_trained else TRAINING)
         sweep(job.folder)
-        try:
-            if not job.is_trained:
-                _train(job, state)
-            _score(job, state)
-        except InputError as wrong:
-            error = str(wrong)
-        except Exception as wrong:  # of one cell; the others go on
-            error = one_line(first_line(wrong))
-            (job.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-        if error:
-            BASES.drop()
-        state.change(state=FAILED if error else DONE, error=error)
+        (job.folder / TRACEBACK).unlink(missing_ok=True)
+        if not job.is_trained:
+            _train(job, state)
+        if (job.fit / CHECKPOINTS).is_dir():  # three times the adapter, and there is nothing left to resume
+            discard(job.fit / CHECKPOINTS)
+        _score(job, state)
+    except Exception as wrong:  # of one cell; the others go on
+        error = _sentence(wrong, job.folder / TRACEBACK)
+        BASES.drop()
+    state.change(state=FAILED if error else DONE, error=error)
     return error
+
+
+def _sentence(wrong: Exception, path: Path) -> str:
+    """What went wrong; of what should not, also where, in a file."""
+    if isinstance(wrong, InputError | LostError):
+        return str(wrong)
+    if isinstance(wrong, OSError) and wrong.filename is not None:  # a disk that is full, a file that may not be read
+        return one_line(f"{wrong.filename}: {wrong.strerror}")
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return one_line(first_line(wrong))
 
 
 @contextlib.contextmanager
@@ -98,17 +121,25 @@ def _train(job: Job, state: State) -> None:
     set_flags = {name: value for name, value in job.cell.fit.items() if value is not None}
     arguments = defaults_of(fit) | job.bookkeeping | set_flags | {"out": str(out)}
     arguments["resume"] = (out / CONFIG).is_file() or any((out / CHECKPOINTS).glob("step-*"))
+    arguments["recompute"] = _begun_with(out) or arguments["recompute"] or job.recompute
     check_devices(arguments)
     state.change(state=TRAINING, step=0, of=None, loss=None, tokens_per_second=None)
     if arguments["devices"] > 1:
-        launch(arguments, "maple.fit", f"Training {job.cell.name}")
+        BASES.drop()  # the processes need the room
+        launch(arguments, "maple.fit", f"Training {job.cell.name}", job.folder / LOG)
     else:
-        forget_peak()
         with claim(arguments["out"], arguments["resume"]) as folder:
             steps = _Steps(state)
             prepare(arguments, folder, Console(quiet=True), load=BASES.load, watching=[steps]).go()
-    if (out / CHECKPOINTS).is_dir():
-        discard(out / CHECKPOINTS)  # three times the adapter, and there is nothing left to resume
+    found = read_object(out / SUMMARY)
+    shown = {"step": found["steps"], "of": found["steps"], "loss": found["train_loss_last"]}
+    state.change(**shown, tokens_per_second=found["tokens_per_second"])
+
+
+def _begun_with(out: Path) -> str | None:
+    """The --recompute of a run that was stopped, which is bound to it: the memory that was free then decided."""
+    config = out / CONFIG
+    return yaml.safe_load(config.read_text(encoding="utf-8")).get("recompute") if config.is_file() else None
 
 
 class _Steps(Callback):
@@ -119,17 +150,8 @@ class _Steps(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """After each micro-batch."""
-        if self.state.is_due(EVERY):
-            self.note(trainer, pl_module)
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        """The last one is what stays."""
-        self.note(trainer, pl_module)
-
-    def note(self, trainer, pl_module) -> None:
-        """What the meters wrote of the last step; nothing in the first, also in the first after a resume."""
         meters = next(one for one in trainer.callbacks if isinstance(one, Meters))
-        if meters.row:
+        if meters.row and self.state.is_due(EVERY):  # there is no row in the first step, nor in the first of a resume
             shown = {name: meters.row[name] for name in ("step", "loss", "tokens_per_second")}
             self.state.change(**shown, of=pl_module.total_steps)
 
@@ -150,7 +172,8 @@ def _score(job: Job, state: State) -> None:
     state.change(state=SCORING, scored=0, to_score=None)
     plan = settle(arguments)
     if arguments["devices"] > 1:
-        launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}")
+        BASES.drop()
+        launch(arguments, "maple.evaluate", f"Scoring {job.cell.name}", job.folder / LOG)
         return
     with claim(arguments["out"], arguments["resume"]) as folder:
         Evaluation(arguments, plan, folder, load=BASES.load, view=_Scored(state)).go()

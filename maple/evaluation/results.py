@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from maple.data.records import lines, parse
 from maple.durable import replace_file
-from maple.errors import InputError, readable, shown
+from maple.errors import InputError, InputWarning, readable, shown
 from maple.evaluation.prompting import Request
 from maple.evaluation.scores import PREDICTIONS, SCORES, read_rows
 from maple.evaluation.scoring import Answer
@@ -27,6 +28,7 @@ from maple.metrics.example import Estimate
 FOUND = "prompts_sha256"  # the one setting that is known only when the prompts are made
 # What a run may go on without: scores do not depend on the batch size, and the adapter has a hash beside its path.
 FREE = (FOUND, "batch_size", "adapter")
+TOLD = ("model", "versions")  # for the model stands its revision or fingerprint; other versions are a warning
 
 
 class Results:
@@ -49,7 +51,9 @@ class Results:
         if not rows or not self.path(task, language).is_file():
             return False
         before = rows[0]["settings"]
-        names = (before.keys() | settings) - {*FREE, "model"}  # which its revision or its fingerprint stands for
+        if before.get("judge") is None and settings.get("judge") is not None:
+            return False  # its answers are there (`kept`), and are judged now
+        names = (before.keys() | settings) - {*FREE, *TOLD}
         if other := sorted(
             name for name in names if _without_path(before.get(name)) != _without_path(settings.get(name))
         ):
@@ -58,6 +62,9 @@ class Results:
                 + ", ".join(f"{name} {shown(before.get(name))} and not {shown(settings.get(name))}" for name in other)
                 + "; go on with the same, or give another --out"
             )
+        if before.get("versions") != settings.get("versions"):
+            message = f"--resume: {task} in {language} was scored with other versions: {shown(before.get('versions'))}"
+            warnings.warn(message, InputWarning, stacklevel=2)
         return True
 
     def of(self, task: str, language: str) -> list[dict]:

@@ -17,6 +17,7 @@ L1; its strength is the one of ten that predicts left-out fifths best.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 from maple.errors import InputError
@@ -77,14 +78,15 @@ def _loss(features, preferences, left_out, strength: float) -> float:
 def _fit(features, preferences, strength: float):
     """The regression, as the function from features to probabilities."""
     import numpy as np
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, l1_ratio=1, solver="liblinear", fit_intercept=False, random_state=SEED)
     ones = np.ones(len(preferences), dtype=int)
     weights = np.concatenate([preferences, 1 - preferences])
-    if (
-        not 0 < preferences.sum() < len(preferences)
-    ):  # all won or all lost: liblinear complains of a label without weight
+    if not 0 < preferences.sum() < len(preferences):  # one label alone: liblinear complains of the other's weight
         weights = weights.clip(1e-12)
-    model.fit(np.concatenate([features, features]), np.concatenate([ones, 0 * ones]), sample_weight=weights)
+    with warnings.catch_warnings():  # of few verdicts it finds no end under a weak penalty; AlpacaEval takes that too
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(np.concatenate([features, features]), np.concatenate([ones, 0 * ones]), sample_weight=weights)
     return lambda rows: model.predict_proba(np.asarray(rows))[:, 1]

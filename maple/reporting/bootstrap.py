@@ -14,7 +14,7 @@ which is unbiased; but studies have two or three seeds, and in one study of eigh
 above zero, and every resampling of them too. With it 5 % of such studies show an effect at 5 %
 (tests/maple/reporting/test_bootstrap.py). A seed's own luck with the examples is in both terms, so an interval over
 seeds that hardly differ is longer than it need be: up to a half with three seeds. Of one seed there is no draw: what
-such an interval says is true of this seed (`contrasts.py` has what stands in for it in a comparison).
+such an interval says is true of this seed (`contrasts.py` has what stands in for it).
 
 Means are taken as the paper takes its own: over languages within a task, then over tasks.
 """

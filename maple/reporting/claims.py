@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from maple.reporting.bootstrap import Replicates, holm, interval
-from maple.reporting.contrasts import Contrasts, Line, done, line, matched, minus
+from maple.reporting.contrasts import FEWEST_BLOCKS, Contrasts, Line, balanced, done, line, matched, minus
 from maple.reporting.hypotheses import (
     MARGIN,
     Finding,
@@ -77,7 +77,9 @@ PAPER: dict[str, tuple[Callable[[Contrasts], Finding], str, str]] = {
     "bits": (
         bits_keep_english,
         "More bits keep English better.",
-        "The slope of the English score on log2 of the bits is above 0, for the mean over tasks and for AlpacaEval.",
+        "The slope of the English score on log2 of the bits is above 0, for the mean over tasks and for AlpacaEval. "
+        "It is the level of the score: a base that its quantisation damages suffices, with training that keeps English "
+        "alike. The slope of the gain over the base stands beside it and is no part of the claim.",
     ),
     "resources": (
         low_resources_gain,
@@ -95,15 +97,20 @@ PAPER: dict[str, tuple[Callable[[Contrasts], Finding], str, str]] = {
 def judge(study: Study, replicates: Replicates | None = None) -> list[Claim]:
     """Every claim of the paper, in its order."""
     contrasts = Contrasts(study, replicates or Replicates(study))
-    findings = {name: _find(contrasts, find) for name, (find, _, _) in PAPER.items()}
-    tested = {name: found for name, found in findings.items() if isinstance(found, Finding)}
+    findings, few = {}, set()
+    for name, (find, _, _) in PAPER.items():
+        contrasts.is_too_few = False
+        findings[name] = _find(contrasts, find)
+        if contrasts.is_too_few:
+            few.add(name)
+    tested = {name: found for name, found in findings.items() if isinstance(found, Finding) and name not in few}
     ps = [_p(found) for found in tested.values()]
     corrected = holm(ps), holm([_p_opposite(found) for found in tested.values()])
     of_name = dict(zip(tested, zip(ps, *corrected, strict=True), strict=True))
     return [
         Claim(name, text, test, None, None, None, None, None, findings[name], [])
-        if name not in tested
-        else _judged(name, text, test, findings[name], *of_name[name], _seeds(contrasts))
+        if isinstance(findings[name], str)
+        else _judged(name, text, test, findings[name], *of_name.get(name, (None,) * 3), _seeds(contrasts, name in few))
         for name, (_, text, test) in PAPER.items()
     ]
 
@@ -118,9 +125,20 @@ def _find(contrasts: Contrasts, find: Callable[[Contrasts], Finding]) -> Finding
 
 
 def _judged(
-    name: str, text: str, test: str, found: Finding, p: float, p_holm: float, p_opposite: float, seeds: str
+    name: str,
+    text: str,
+    test: str,
+    found: Finding,
+    p: float | None,
+    p_holm: float | None,
+    p_opposite: float | None,
+    seeds: str,
 ) -> Claim:
-    verdict = SUPPORTED if p_holm <= LEVEL else CONTRADICTED if p_opposite <= LEVEL else NOT_SHOWN
+    """The p are None where one seed leaves too little to test."""
+    if p is None:
+        verdict = NOT_SHOWN
+    else:
+        verdict = SUPPORTED if p_holm <= LEVEL else CONTRADICTED if p_opposite <= LEVEL else NOT_SHOWN
     # what decides: the part that is hardest to show, or the one whose opposite is the surest
     part = max(found.parts, key=lambda part: (-part.p_opposite if verdict == CONTRADICTED else part.p, -part.distance))
     return Claim(
@@ -151,13 +169,18 @@ def _p_opposite(found: Finding) -> float:
     return min(1.0, len(found.parts) * min(part.p_opposite for part in found.parts))
 
 
-def _seeds(contrasts: Contrasts) -> str:
-    seeds = contrasts.replicates.seeds_of(contrasts.adapters)
+def _seeds(contrasts: Contrasts, is_too_few: bool) -> str:
+    seeds = contrasts.replicates.seeds_of(balanced(contrasts.adapters))
     if seeds > 1:
         return f"Examples and {seeds} seeds are drawn anew.{' Three seeds would say much more.' if seeds == 2 else ''}"
+    if is_too_few:
+        return (
+            f"one seed: fewer than {FEWEST_BLOCKS} runs that differ in model, data or rank are left to compare, which "
+            "do not say how far another seed would be from this one; nothing is tested."
+        )
     return (
-        "Some adapters have one seed: settings are drawn anew in the place of seeds, and a comparison at one rank and "
-        "bits alone has no spread between runs in it."
+        "one seed: in the place of seeds what differs in model, data or rank is drawn anew, each the mean over its "
+        "bits, which share their luck."
     )
 
 
@@ -181,4 +204,6 @@ def rank_and_scaling(study: Study, replicates: Replicates) -> Claim | None:
         return None
     text = "Is it the rank, or the scale of the adapter that goes with it? (no claim of the paper)"
     test = "The slope of the mean over tasks on log2 of the rank, under alpha = rank and under other rules."
-    return Claim("scaling", text, test, None, None, None, None, None, "", figure, note=_seeds(contrasts))
+    return Claim(
+        "scaling", text, test, None, None, None, None, None, "", figure, note=_seeds(contrasts, contrasts.is_too_few)
+    )

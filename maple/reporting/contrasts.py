@@ -1,13 +1,14 @@
 """Differences within a study: of adapters that are alike in all but one thing, over the base, along a factor.
 
 Compared is what both sides have: cells of the same other settings and seed, tasks and languages that all of them were
-scored on. Of the adapters those count whose cell is done and whose alpha is the rank, unless others are given.
+scored on. Of the adapters those count that are trained and scored and whose alpha is the rank, unless others are given.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from maple.reporting.bootstrap import Mean, Replicates, interval, p_above
 from maple.reporting.reading import Cell, Pair
 from maple.reporting.study import Study
 
+BLOCKS = ("model", "source", "rank")  # of runs of one seed: what differs in these has luck of its own
+FEWEST_BLOCKS = 4  # Student's t of fewer, with 2 degrees of freedom, tells nothing but the largest effects
 SETTINGS = ("model", "source", "rank", "bits", "seed")
 
 
@@ -60,6 +63,7 @@ class Contrasts:
         self.study, self.replicates = study, replicates
         self.bases = done(study.bases)
         self.adapters = done(study.main)
+        self.is_too_few = False  # whether a mean that was asked for is of one seed and of too few blocks
 
     def difference(
         self, ours: Sequence[Cell], theirs: Sequence[Cell], *apart: str, pairs: Sequence[Pair] | None = None
@@ -69,17 +73,18 @@ class Contrasts:
         pairs = self.replicates.shared([*ours, *theirs], pairs)
         if not ours or not pairs:
             return None
-        key = key_of(*apart)
+        key, block = key_of(*apart), _block_of(*apart)
         by_setting = {key(cell): self.replicates.value(cell, pairs) for cell in ours}
         for cell in theirs:
             by_setting[key(cell)] -= self.replicates.value(cell, pairs)
         mean = minus(self.replicates.mean(ours, pairs), self.replicates.mean(theirs, pairs))
-        return self._without_seeds(mean, by_setting, ours)
+        return self._without_seeds(mean, [(block(cell), by_setting[key(cell)]) for cell in ours], ours)
 
     def level(self, cells: Sequence[Cell], pairs: Sequence[Pair]) -> Mean:
         """The mean of some cells, whatever lies between them."""
         mean = self.replicates.mean(cells, pairs)
-        return self._without_seeds(mean, {cell.setting: self.replicates.value(cell, pairs) for cell in cells}, cells)
+        block = _block_of()
+        return self._without_seeds(mean, [(block(cell), self.replicates.value(cell, pairs)) for cell in cells], cells)
 
     def gain(self, pairs: Sequence[Pair] | None = None) -> Mean | None:
         """All adapters minus the base of the same model and bits, each base counting the same."""
@@ -91,41 +96,66 @@ class Contrasts:
                 found.append(minus(self.level(of_base, shared), self.replicates.mean([base], shared)))
         return average(found)
 
-    def slope(self, cells: Iterable[Cell], factor: str, pairs: Sequence[Pair] | None = None) -> Mean | None:
-        """What a doubling of rank or bits adds: least squares on the logarithm, all else being equal, then the mean."""
+    def slope(
+        self, cells: Iterable[Cell], factor: str, pairs: Sequence[Pair] | None = None, over_base: bool = False
+    ) -> Mean | None:
+        """What a doubling of rank or bits adds: least squares on the logarithm, all else being equal, then the mean.
+
+        over_base   of the gain over the base of the same model and bits, not of the score
+        """
         cells = balanced(cells)
         strata = defaultdict(lambda: defaultdict(list))
         for cell in cells:
             alike = tuple(getattr(cell, name) for name in SETTINGS if name not in (factor, "seed"))
             strata[alike][getattr(cell, factor)].append(cell)
-        found = {}
-        for stratum, levels in strata.items():
+        found, by_block, block = [], [], _block_of(factor)
+        for levels in strata.values():
             x = np.log2(sorted(levels))
             sides = matched([levels[level] for level in sorted(levels)], factor)
-            pairs_of_all = self.replicates.shared([cell for side in sides for cell in side], pairs)
-            if len(x) > 1 and all(sides) and pairs_of_all:
+            bases = [self.study.base_of(side[0]) for side in sides if side] if over_base else []
+            shared = self.replicates.shared([*chain(*sides), *filter(None, bases)], pairs)
+            if len(x) > 1 and all(sides) and shared and all(base in self.bases for base in bases):
                 weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-                means = [self.replicates.mean(side, pairs_of_all) for side in sides]
-                found[stratum] = total([scaled(mean, weight) for mean, weight in zip(means, weights, strict=True)])
-        values = {stratum: mean.value for stratum, mean in found.items()}
-        return self._without_seeds(average(list(found.values())), values, cells) if found else None
+                means = [self.replicates.mean(side, shared) for side in sides]
+                if over_base:
+                    before = [self.replicates.mean([base], shared) for base in bases]
+                    means = list(map(minus, means, before))
+                found.append(total([scaled(mean, weight) for mean, weight in zip(means, weights, strict=True)]))
+                by_block.append((block(sides[0][0]), found[-1].value))
+        return self._without_seeds(average(found), by_block, cells) if found else None
 
-    def _without_seeds(self, mean: Mean, by_setting: Mapping[Hashable, float], cells: Iterable[Cell]) -> Mean:
-        """Where there is one seed, with the spread between settings in the place of that between seeds.
+    def _without_seeds(self, mean: Mean, values: Sequence[tuple[Hashable, float]], cells: Iterable[Cell]) -> Mean:
+        """Where there is one seed, with the spread between blocks in the place of that between seeds.
 
-        It holds more than the latter, what a setting does to the difference, so intervals are rather too long. One
-        setting alone has no spread, and of it the interval says nothing beyond this one run.
+        values   of each setting its block and what it is in it
+
+        Runs of one seed share the order of the data and, at one rank, the start of the adapter, so what differs in bits
+        alone has almost the same luck: bits are averaged first, and blocks are what differs in model, data or rank. The
+        spread between these holds their luck and what they do to the difference. Runs of one model and rank share the
+        start of A over the data sets too, which no blocks of one seed can tell. Of fewer than FEWEST_BLOCKS the spread
+        is not known, which `is_too_few` remembers.
         """
-        if self.replicates.seeds_of(cells) > 1 or len(by_setting) < 2:
+        if self.replicates.seeds_of(cells) > 1:
             return mean
-        drawn = self.replicates.block_weights(tuple(by_setting))
-        spread = np.einsum("k,kb->b", np.array(list(by_setting.values())), drawn) / len(by_setting)
-        return Mean(mean.value, mean.replicates + spread)
+        by_block = defaultdict(list)
+        for block, value in values:
+            by_block[block].append(value - mean.value)
+        self.is_too_few |= len(by_block) < FEWEST_BLOCKS
+        drawn = self.replicates.block_weights(tuple(by_block))
+        shares = np.array([sum(some) for some in by_block.values()]) / len(values)
+        return Mean(mean.value, mean.replicates + np.einsum("k,kb->b", shares, drawn))
 
 
 def done(cells: Iterable[Cell]) -> list[Cell]:
-    """Those that are finished, and of which there are predictions."""
-    return [cell for cell in cells if cell.state == "done" and cell.items]
+    """Those that are trained and scored, and of which there are predictions.
+
+    A study that is given another task sets its cells back to planned, and what they had they still have. A cell with
+    less than half of what another has is being scored.
+    """
+    cells = list(cells)
+    most = max((len(cell.items) for cell in cells), default=0)
+    trained = (cell for cell in cells if cell.items and (cell.state == "done" or cell.is_base or cell.summary))
+    return [cell for cell in trained if 2 * len(cell.items) >= most]
 
 
 def matched(sides: Sequence[Sequence[Cell]], *apart: str) -> list[list[Cell]]:
@@ -137,23 +167,28 @@ def matched(sides: Sequence[Sequence[Cell]], *apart: str) -> list[list[Cell]]:
 
 
 def balanced(cells: Iterable[Cell]) -> list[Cell]:
-    """Those whose settings were run with the same seeds as most are, of which alone seeds are blocks.
+    """The seeds that most settings were run with, of the settings that have them all; of such alone seeds are blocks.
 
     One seed that failed in one of forty settings would else leave that one with two, whose spread says little, and make
-    every mean over the forty as uncertain.
+    every mean over the forty as uncertain. Of a setting with more seeds the others are left out.
     """
     by_setting = defaultdict(list)
     for cell in cells:
         by_setting[cell.setting].append(cell)
-    seeds = {setting: tuple(sorted(cell.seed for cell in found)) for setting, found in by_setting.items()}
-    counts = Counter(seeds.values())
-    usual = max(counts, key=lambda some: (counts[some], len(some)), default=())
-    return [cell for setting, found in by_setting.items() if seeds[setting] == usual for cell in found]
+    counts = Counter(tuple(sorted(cell.seed for cell in found)) for found in by_setting.values())
+    usual = set(max(counts, key=lambda some: (counts[some], len(some)), default=()))
+    whole = (found for found in by_setting.values() if usual <= {cell.seed for cell in found})
+    return [cell for found in whole for cell in found if cell.seed in usual]
 
 
 def key_of(*apart: str) -> Callable[[Cell], Hashable]:
     """The settings of a cell but for those named."""
     names = [name for name in SETTINGS if name not in apart]
+    return lambda cell: tuple(getattr(cell, name) for name in names)
+
+
+def _block_of(*apart: str) -> Callable[[Cell], Hashable]:
+    names = [name for name in BLOCKS if name not in apart]
     return lambda cell: tuple(getattr(cell, name) for name in names)
 
 

@@ -65,7 +65,8 @@ def english(scores: Scores) -> Figure | str:
     title = "English kept or lost: difference to the base model"
     caption = (
         "The mean over tasks in English less that of the same model in the same bits before training, in percentage "
-        f"points: below zero English was lost. {scores.about_intervals} {COLOURS}"
+        f"points: below zero English was lost. The claims on English are of the level of the score, not of "
+        f"this difference. {scores.about_intervals} {COLOURS}"
     )
     pairs = scores.of_languages(lambda language: language == "en")
     made = rank_by_bits(scores, "english", title, caption, POINTS, lambda cells: scores.gain(cells, pairs))

@@ -104,7 +104,7 @@ def rank_keeps_english(of: Contrasts) -> Finding:
 
 
 def bits_keep_english(of: Contrasts) -> Finding:
-    """5: the English score rises with the bits."""
+    """5: the English score rises with the bits; whether the base alone does it is told by the gain beside it."""
     return _english(of, "bits")
 
 
@@ -157,15 +157,17 @@ def _english(of: Contrasts, factor: str) -> Finding:
     judged = of.replicates.pairs(of.replicates.judged, ["en"])
     if not columns and not judged:
         raise Untestable("scores in English")
-    parts = []
+    parts, beside = [], []
     for name, pairs, unit in (("English columns", columns, 1.0), ("AlpacaEval", judged, 0.01)):
         slope = of.slope(of.adapters, factor, pairs) if pairs else None
         if slope:
             parts.append(Part(f"{name}, per doubling of the {factor}", scaled(slope, unit)))
+        if slope and factor == "bits" and (gain := of.slope(of.adapters, factor, pairs, over_base=True)):
+            beside.append(line(f"{name}, over the base, per doubling of the bits", scaled(gain, unit)))
     if not parts:
         raise Untestable(f"cells that differ in their {factor} alone")
     note = "" if len(parts) == 2 else "Of the mean over tasks and AlpacaEval, the other was not scored in English."
-    return Finding(parts, [line(part.label, part.mean) for part in parts], note=note)
+    return Finding(parts, [*(line(part.label, part.mean) for part in parts), *beside], note=note)
 
 
 def _sensitive(of: Contrasts) -> Part:

@@ -99,6 +99,7 @@ def about(study: Study) -> list[tuple[str, str]]:
         "Ranks": _each(cell.rank for cell in adapters),
         "Bits": _each(cell.bits for cell in study.cells),
         "Scaling": _each(cell.scaling for cell in adapters),
+        "Beside the grid": " ".join(study.apart),
         "Seeds": _each(cell.seed for cell in adapters),
         "Tasks": _each(study.tasks),
         "Languages": _each(language_name(code) for code in study.languages),

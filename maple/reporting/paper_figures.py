@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from maple.data.published import PUBLISHED
@@ -10,7 +11,7 @@ from maple.reporting import published, style
 from maple.reporting.figure import Figure
 from maple.reporting.heat import SHARE, rank_by_bits
 from maple.reporting.marks import bars, dots
-from maple.reporting.scores import Estimate, Scores
+from maple.reporting.scores import OF_MANY, Estimate, Scores
 from maple.reporting.table import Table
 
 ENDS = ["mean", "low", "high"]
@@ -71,7 +72,7 @@ def figure_2(scores: Scores) -> Figure | str:
     title = "Figure 2: the best adapter of each model, task by task"
     caption = (
         "The mean over a task's languages, of the data, rank and bits that are best in it, which differ from task to "
-        f"task (the table says which). {scores.about_intervals} "
+        f"task (the table says which). {OF_MANY} {scores.about_intervals} "
         + ("" if scores.is_tiny else "The published baselines were asked with other prompts.")
     )
     with style.styled():
@@ -110,7 +111,7 @@ def figure_3(scores: Scores) -> Figure | str:
     title = "Figure 3: Belebele by training languages"
     caption = (
         "Accuracy on Belebele, the mean over the languages of a group (how many they are stands below it) and over "
-        "the ranks, bits and seeds that were run; `base` is the model before training in the same bits. "
+        "the ranks, bits and seeds that were run; the base is the model before training in the same bits. "
         f"{scores.about_intervals}"
     )
     with style.styled():
@@ -148,20 +149,26 @@ def figure_4(scores: Scores) -> Figure | str:
     codes = sorted(language for _, language in scores.of_task("xquad"))
     short = style.names(scores.models) | style.names(scores.data)
     rows, panels = {}, {}
+    widths = defaultdict(set)
+    for (model, _), best in scores.best_points.items():
+        widths[model].add(best[0].bits)
     for (model, data), best in scores.best_points.items():
-        for name, of, cells in ((short[data], data, best), (style.BASE, None, scores.bases_of(model))):
+        bits = best[0].bits
+        before = [base for base in scores.bases_of(model) if base.bits == bits]
+        base = style.BASE if len(widths[model]) == 1 else f"{style.BASE}, {bits} bits"
+        for name, of, cells in ((short[data], data, best), (base, None, before)):
             for code in codes:
                 if mean := scores.mean(cells, {("xquad", code)}):
                     panels.setdefault(short[model], {}).setdefault(name, {})[style.language(code)] = mean
-                    point = [best[0].rank, best[0].bits] if of else [0, None]
-                    rows[model, of, code] = [model, of, *point, code, *mean.row]
+                    point = [best[0].rank if of else 0, bits]
+                    rows[model, name, code] = [model, of, *point, code, *mean.row]
     if not rows:
         return "Figure 4 (XQuAD by language): no cell of the grid has scores of XQuAD and of all other tasks."
     title = "Figure 4: XQuAD by language"
     caption = (
         "F1 at the rank and bits that are best in the mean over tasks (the table says which), the mean over seeds; "
-        "`base` is the model before training, over all bits. Of the baselines nothing is published by language. "
-        f"{scores.about_intervals}"
+        "the base is the model before training, in the adapter's bits. Of the baselines nothing is published by "
+        f"language. {scores.about_intervals}"
     )
     with style.styled():
         drawing = dots(title, panels, [style.language(code) for code in codes], "F1, 0 to 1")

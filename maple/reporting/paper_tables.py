@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from maple.reporting import published
 from maple.reporting.published import TABLE_1, TABLE_2, WIN_RATE
-from maple.reporting.scores import Scores
+from maple.reporting.scores import OF_MANY, Scores
 from maple.reporting.table import Table, Value
 
 PAPER, OURS, NA = "paper", "this study", "NA"
@@ -32,7 +32,7 @@ def table_1(scores: Scores) -> Table:
         "Scores from 0 to 1: of each task the mean over its languages, in the last column the mean over the tasks that "
         "are not NA. The paper shows the best rank and bits of each row and does not say which they are; ours are the "
         "point of the grid whose mean over tasks is best, of all seeds. What was not measured is empty. "
-        "The baselines have other prompts, and the best of many points is better than it will be again."
+        f"The baselines have other prompts. {OF_MANY}"
     )
     rows = list(_beside(scores, [(row.model, row.data, of_paper(row)) for row in TABLE_1], of_study))
     return Table("table_1", "Table 1: the best rank and bits for each model and data", columns, rows, note)
@@ -51,8 +51,9 @@ def table_2(scores: Scores) -> Table:
 
     judges = {c.rows[p]["settings"].get("judge") for c in scores.study.cells for p in pairs if p in c.rows} - {None}
     note = (
-        "AlpacaEval's win rate over the reference answers, in percent, with its 95 % interval. The paper's judge was "
-        "most likely GPT-4; " + (f"ours was {', '.join(sorted(judges))}." if judges else "this study names none.")
+        f"AlpacaEval's win rate over the reference answers, in percent, with its 95 % interval. {OF_MANY} The paper's "
+        "judge was most likely GPT-4; "
+        + (f"ours was {', '.join(sorted(judges))}." if judges else "this study names none.")
     )
     paper = [(w.model, w.data, [w.model, w.data or NA, PAPER, w.rank, w.bits, None, w.win_rate]) for w in TABLE_2]
     rows = list(_beside(scores, [(model, data, [*row, None, None, None]) for model, data, row in paper], of_study))

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from maple.reporting import style
-from maple.reporting.costs import costs
+from maple.reporting.costs import about_memory, costs
 from maple.reporting.figure import Figure
 from maple.reporting.marks import legend
 from maple.reporting.scores import Estimate, Scores
 from maple.reporting.table import Table
 
-PRICES = ("memory, GiB", "tokens/s", "training, s", "adapter, MB")
+PRICES = ("memory, GiB", "tokens/s", "training, s", "adapter, MiB")
 POINT = ["model", "data", "rank", "bits"]
 
 
@@ -104,14 +104,14 @@ def price(scores: Scores) -> Figure | str:
         for bits in scores.bits:
             for rank in scores.ranks:
                 cost = costs(cell for data in whole for cell in scores.grid.get((model, data, rank, bits), []))
-                cost["adapter, MB"] = cost["adapter, bytes"] and cost["adapter, bytes"] / 1e6
+                cost["adapter, MiB"] = cost["adapter, bytes"] and cost["adapter, bytes"] / 2**20
                 if any(cost[name] is not None for name in PRICES):
                     found[model, bits][rank] = cost
     if not found:
         return f"{title}: no cell of the grid has a summary of its training."
     caption = (
-        "Peak memory of training (of a GPU what was allocated, on a CPU all of the process), tokens per second, "
-        "seconds of training and size of the adapter, the mean over data and seeds."
+        "Peak memory, tokens per second, seconds of training and size of the adapter, the mean over data and seeds. "
+        f"{about_memory(scores.study.main)}"
     )
     with style.styled():
         drawing = _price(scores, title, found)
@@ -157,6 +157,7 @@ def pareto(scores: Scores, cost: str, name: str) -> Figure | str:
     caption = (
         "The mean over tasks without AlpacaEval and over seeds. The line joins the points that are better than all "
         "that cost no more; beside them stands their rank, and the table has their data and intervals."
+        + (f" {about_memory(scores.study.main)}" if name == "memory" else "")
     )
     with style.styled():
         drawing = _pareto(scores, title, points, fronts, cost)

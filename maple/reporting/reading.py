@@ -25,6 +25,17 @@ from maple.outputs import SUMMARY
 
 STATES = ("planned", "training", "scoring", "done", "failed")
 BY_RANK = "alpha = rank"
+HUGE = 1e300  # no measurement, and whole numbers beyond it fit into no float
+TEXTS = (
+    "judge",
+    "data",
+    "revision",
+    "fingerprint",
+    "setting",
+    "precision",
+)  # of a row's settings what the report looks at
+# of a summary, likewise
+NUMBERS = ("tokens", "seconds", "trainable_percent", "adapter_bytes", "peak_memory_bytes", "tokens_per_second")
 ROUNDING = 1e-6  # relative; a mean that was summed in another order, or over processes, differs from ours by 1e-12
 
 Pair = tuple[str, str]  # (task, language)
@@ -102,7 +113,8 @@ def read_cell(cell: Cell, folder: Path, scores: Path, complain: Callable[[str], 
     if state and state.get("state") not in STATES:
         complain(f"{folder / STATE}: no state of a cell: {shown(state.get('state'))}")
         state = {}
-    summary = _object(folder / FIT / SUMMARY, complain)
+    where = state.get("where")
+    summary = _summary(folder / FIT / SUMMARY, complain)
     if cell.rank and state.get("state") == "done" and not (folder / FIT / SUMMARY).is_file():
         complain(f"{folder / FIT / SUMMARY} is missing, and so what the cell cost.")
     rows, counted, items = read_scores(scores, complain)
@@ -118,7 +130,7 @@ def read_cell(cell: Cell, folder: Path, scores: Path, complain: Callable[[str], 
         counted=counted,
         items=items,
         progress=None if step is None or of is None else (int(step), int(of)),
-        is_stopped=is_gone(state),
+        is_stopped=isinstance(where, str) and is_gone(state),
         scores=scores,
     )
 
@@ -142,9 +154,18 @@ def _object(path: Path, complain: Callable[[str], None]) -> dict | None:
         return None
 
 
+def _summary(path: Path, complain: Callable[[str], None]) -> dict | None:
+    """Without what is no number where one belongs: somebody may have edited it."""
+    found = _object(path, complain)
+    wrong = [name for name in NUMBERS if found and found.get(name) is not None and _number(found[name]) is None]
+    for name in wrong:
+        complain(f"{path}: {name} is no number: {shown(found[name])}")
+    return found and {name: value for name, value in found.items() if name not in wrong}
+
+
 def _number(value: object) -> float | None:
     """A finite number, or None: JSON's reader lets NaN pass."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and -HUGE < value < HUGE else None
 
 
 def _trained(summary: dict | None) -> frozenset[str]:
@@ -159,9 +180,11 @@ def read_scores(folder: Path, complain: Callable[[str], None]) -> tuple[dict, di
     except InputError as error:
         complain(str(error))
         return {}, {}, {}
-    rows, counted = {}, {}
+    rows, counted, wrong = {}, {}, {}
     for row in found:
         pair = row["task"], row["language"]
+        for name in (name for name in TEXTS if not isinstance(row["settings"].get(name), str | None)):
+            wrong[name] = row["settings"].pop(name)
         if not pair[0].isidentifier() or language_of(pair[1]) not in known():
             complain(f"{folder / SCORES}: no task and language: {shown(pair)}")
         elif _number(row["value"]) is None:
@@ -170,6 +193,8 @@ def read_scores(folder: Path, complain: Callable[[str], None]) -> tuple[dict, di
             counted.setdefault(pair, {})[row["metric"]] = row["value"]
         elif row["metric"] in PRIMARY and (pair not in rows or _precedes(row, rows[pair])):
             rows[pair] = row
+    for name, value in wrong.items():
+        complain(f"{folder / SCORES}: {name} is no text: {shown(value)}")
     items = {}
     for pair, row in rows.items():
         try:

@@ -1,7 +1,8 @@
 """What tables and figures take from a study: the cells of its grid, and means of scores with their intervals.
 
-A mean is taken as the paper takes it: over the languages of a task, then over the tasks. A cell without a score that
-another cell has enters no mean that needs it, so that two means are always of the same questions.
+A mean is taken as the paper takes it: over the languages of a task, then over the tasks, of what all scored cells have
+(`Study.common`). A cell that lacks one of these enters no mean that needs it, so that two means are always of the same
+questions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from maple.reporting.bootstrap import Replicates, interval
 from maple.reporting.published import WIN_RATE
 from maple.reporting.study import Cell, Pair, Study
 
+OF_MANY = "The best of many points is better than it will be again."  # of whatever is chosen by its own score
 GROUPS = ("trained", "untrained", "high", "mid", "low")  # of languages, in the order of a report
 
 
@@ -62,7 +64,9 @@ class Scores:
         self.ranks = sorted({cell.rank for cell in study.main})
         self.bits = sorted({cell.bits for cell in study.main})
         self.pairs = {pair for cell in study.cells for pair in cell.rows}
-        self.in_mean = {(task, language) for task, language in self.pairs if task != WIN_RATE}
+        self.common = study.common(study.cells)
+        unjudged = ({pair for pair in some if pair[0] != WIN_RATE} for some in (self.common, self.pairs))
+        self.in_mean = next(filter(None, unjudged), set())
 
     @cached_property
     def about_intervals(self) -> str:
@@ -79,8 +83,9 @@ class Scores:
         return any(row["settings"].get("setting") == "tiny" for cell in self.study.cells for row in cell.rows.values())
 
     def bases_of(self, model: str) -> list[Cell]:
-        """A model before training, in all bits."""
-        return [cell for cell in self.study.bases if cell.model == model]
+        """A model before training, in all bits of the grid."""
+        bases = [self.study.base_of(cell) for cell in self.study.main if cell.model == model]
+        return [base for base in dict.fromkeys(bases) if base]
 
     def trained(self, data: str) -> frozenset[str]:
         """The languages that a data set trains on; empty: no cell says."""
@@ -117,8 +122,9 @@ class Scores:
         return [cell for cell in self.study.main if (cell.model, cell.source) == (model, data)]
 
     def of_task(self, task: str) -> set[Pair]:
-        """A task in all its languages."""
-        return {pair for pair in self.pairs if pair[0] == task}
+        """A task in the languages that all have; in all where none is had by all."""
+        found = ({pair for pair in some if pair[0] == task} for some in (self.common, self.pairs))
+        return next(filter(None, found), set())
 
     def of_languages(self, keep: Callable[[str], bool]) -> set[Pair]:
         """All tasks of the mean in some languages."""

@@ -7,9 +7,10 @@ cells/<name>/            a cell each (`reading.py`)
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from maple.cells import grid
 from maple.cells.cell import BASE_FLAGS, CELL, CELLS, STUDY, scores_folder
 from maple.errors import InputError
 from maple.jsonfile import read_object
+from maple.reporting.alike import alike
+from maple.reporting.apart import about, told_apart
 from maple.reporting.reading import BY_RANK, Cell, Pair, planned, read_cell
 
 __all__ = ["BY_RANK", "TASKS", "Cell", "Pair", "Study", "read_study"]
@@ -35,6 +38,7 @@ class Study:
     tasks: list[str]  # that some cell has scores of, in the paper's order, then others by name
     languages: list[str]  # of those scores, by code
     missing: list[str]  # sentences: what is planned, failed, unfinished or unreadable
+    apart: list[str] = field(default_factory=list)  # sentences: which cells are beside the grid
 
     @property
     def bases(self) -> list[Cell]:
@@ -64,6 +68,16 @@ class Study:
         in_grid = [cell for cell in self.main if scaling == f"alpha = {cell.rank}" and cell.seed in seeds]
         return own if scaling == BY_RANK else [*own, *in_grid]
 
+    def common(self, cells: Iterable[Cell]) -> set[Pair]:
+        """What all scored cells have scores of. One with less than half of what another has is not counted as scored.
+
+        A study that is given another language goes on to be compared in those it had, until all cells have the new one.
+        """
+        scored = [cell.rows.keys() for cell in cells if cell.rows]
+        most = max(map(len, scored), default=0)
+        whole = [set(pairs) for pairs in scored if 2 * len(pairs) >= most]
+        return set.intersection(*whole) if whole else set()
+
     def groups(self, cells: Iterable[Cell] | None = None) -> list[list[Cell]]:
         """The scored cells (or of those given), those together that differ in their seed alone."""
         found = defaultdict(list)
@@ -84,11 +98,11 @@ def read_study(folder: Path) -> Study:
     places = _places(folder, settled.cells, missing)
     scores = scores_folder(settled.evaluate)
     cells = []
-    for cell in settled.cells:
-        cells.append(planned(cell.name, cell.fit))
-        if place := places.get(cell.name):
-            cells[-1] = read_cell(cells[-1], place, place / scores, missing.append)
-    cells = _alike(sorted(cells, key=in_order(config)), missing)
+    for cell in told_apart(planned(cell.name, cell.fit) for cell in settled.cells):
+        place = places.get(cell.name)
+        cells.append(read_cell(cell, place, place / scores, missing.append) if place else cell)
+    cells = [_as_asked(cell, settled.evaluate) for cell in sorted(cells, key=in_order(config))]
+    cells = alike(cells, missing.append)
     pairs = {pair for cell in cells for pair in cell.rows}
     found = {task for task, _ in pairs}
     return Study(
@@ -99,7 +113,26 @@ def read_study(folder: Path) -> Study:
         tasks=[*(task for task in TASKS if task in found), *sorted(found - set(TASKS))],
         languages=sorted({language for _, language in pairs}),
         missing=[*_unfinished(cells), *_unscored(cells, pairs), *missing],
+        apart=about(cells),
     )
+
+
+def _as_asked(cell: Cell, evaluate: dict[str, Any]) -> Cell:
+    """With the scores that the study asks for now: before, it may have had another task or language."""
+    asked = {
+        name: None if evaluate[name] is None else {one.strip() for one in evaluate[name].split(",")}
+        for name in ("tasks", "languages")
+    }
+
+    def kept(found: dict[Pair, Any]) -> dict[Pair, Any]:
+        return {
+            (task, language): value
+            for (task, language), value in found.items()
+            if (asked["tasks"] is None or task in asked["tasks"])
+            and (asked["languages"] is None or language in asked["languages"])
+        }
+
+    return replace(cell, rows=kept(cell.rows), counted=kept(cell.counted), items=kept(cell.items))
 
 
 def _places(folder: Path, cells: list[grid.Cell], missing: list[str]) -> dict[str, Path]:
@@ -153,27 +186,8 @@ def _values(config: dict, flag: str) -> Iterator[object]:
         yield from value if isinstance(value, list) else [value]
 
 
-def _alike(cells: list[Cell], missing: list[str]) -> list[Cell]:
-    """The cells without items of which there are fewer or more than in most: only the same examples can be paired."""
-    counts = defaultdict(Counter)
-    for cell in cells:
-        for pair, items in cell.items.items():
-            counts[pair][len(items)] += 1
-    usual = {pair: count.most_common(1)[0][0] for pair, count in counts.items()}
-    result = []
-    for cell in cells:
-        odd = [pair for pair, items in cell.items.items() if len(items) != usual[pair]]
-        for task, language in odd:
-            missing.append(
-                f"{cell.name} has {len(cell.items[task, language])} examples of {task} in {language}, others have "
-                f"{usual[task, language]}: they are not compared."
-            )
-        result.append(replace(cell, items={pair: x for pair, x in cell.items.items() if pair not in odd}))
-    return result
-
-
 def _unfinished(cells: list[Cell]) -> Iterator[str]:
-    planned = [cell.name for cell in cells if cell.state == "planned"]
+    planned = [cell.name for cell in cells if cell.state == "planned" and not cell.rows]
     if planned:
         yield f"{_count(len(planned), 'cell')} planned and not begun: {_list(planned)}."
     for cell in cells:
@@ -185,11 +199,21 @@ def _unfinished(cells: list[Cell]) -> Iterator[str]:
 
 
 def _unscored(cells: list[Cell], pairs: set[Pair]) -> Iterator[str]:
-    """Of finished cells: what others have scores of; and answers that nobody judged."""
+    """Of scored cells: what others have scores of; and answers that nobody judged."""
+    lacking = defaultdict(list)
     for cell in cells:
-        lacking = sorted(pairs - cell.rows.keys()) if cell.state == "done" else []
-        if lacking:
-            yield f"{cell.name} has no score of {_list(' in '.join(pair) for pair in lacking)}."
+        if cell.rows or cell.state == "done":
+            lacking[tuple(sorted(pairs - cell.rows.keys()))].append(cell.name)
+    for some, names in lacking.items():
+        if some:
+            verb = "has" if len(names) == 1 else "have"
+            yield f"{_list(names)} {verb} no score of {_list(' in '.join(pair) for pair in some)}."
+    without = sorted(set(chain.from_iterable(lacking))) if any(cell.rows for cell in cells) else []
+    if without:
+        yield (
+            "Means are over what all scored cells have (one with less than half of what another has is not counted); "
+            f"not all have {_list(' in '.join(pair) for pair in without)}."
+        )
     silent = sorted({pair for cell in cells for pair in cell.counted} - pairs)
     if silent:
         yield f"There are answers and no scores, since no judge was asked: {_list(' in '.join(p) for p in silent)}."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from maple.languages import fact, groups
 from maple.reporting.bootstrap import Replicates
 from maple.reporting.claims import Claim
-from maple.reporting.costs import costs, present
+from maple.reporting.costs import about_memory, costs, present
 from maple.reporting.paper_tables import grid, table_1, table_2
 from maple.reporting.scores import Scores, macro
 from maple.reporting.study import Cell, Pair, Study
@@ -73,8 +73,8 @@ def price(scores: Scores) -> Table:
         rows.append([*_point(seeds[0]), len(seeds), *paid, _mean_of(seeds, scores.in_mean)])
     columns = [*POINT, "seeds", "memory, GiB", "tokens/s", "training, s", "all, s", "adapter, bytes", "mean"]
     note = (
-        "Memory is the peak of training: of a GPU what was allocated, on a CPU all of the process. Tokens per second "
-        "and seconds are of training; `all` is the whole cell with its scoring, all attempts together."
+        f"{about_memory(scores.study.cells)} Tokens per second and seconds are of training; all, s is the whole cell "
+        "with its scoring, all attempts together."
     )
     return Table("price", "What each point costs", columns, rows, note)
 
@@ -90,16 +90,22 @@ def claims(verdicts: Sequence[Claim]) -> Table:
         "high",
         "p",
         "p (Holm)",
+        "p of the opposite (Holm)",
         "estimate of",
         "test",
         "note",
     ]
     rows: list[list[Value]] = [
-        [c.name, c.text, c.verdict, c.estimate, c.low, c.high, c.p, c.p_holm, c.part, c.test, c.note] for c in verdicts
+        [
+            *(c.name, c.text, c.verdict, c.estimate, c.low, c.high),
+            *(c.p, c.p_holm, c.p_opposite, c.part, c.test, c.note),
+        ]
+        for c in verdicts
     ]
     note = (
         "The estimate is of the part of a claim that is hardest to show, with its 95 % interval. p is one-sided, by "
-        "bootstrap, corrected after Holm for the claims that could be tested; a claim is supported at .05."
+        "bootstrap, corrected after Holm for the claims that could be tested; a claim is supported at .05, and "
+        "contradicted where the opposite of one of its parts is shown at .05."
     )
     return Table("claims", "The paper's claims", columns, rows, note)
 

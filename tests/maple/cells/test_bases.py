@@ -15,16 +15,15 @@ from maple.evaluate import evaluate
 from maple.fit import fit
 from maple.lora import lora_layers
 from tests.fake_hub import COMMIT, Repository
-from tests.maple.cells.conftest import jobs_in, run, write
+from tests.studies import jobs_in, run, write
 
 # What a cell may leave in a base: patched forwards, dropout, pairs of another size or elsewhere, an end in the middle.
 CELLS = [
-    {"rank": 4, "recompute": "layer"},
-    {"rank": 2, "dropout": 0.3},
+    {"rank": 4, "recompute": "layer", "dropout": 0.3, "targets": "all-linear"},
     {"rank": 4, "lr": 1, "alpha": 1e30},  # diverges in its first steps
-    {"rank": 1, "recompute": "selective", "targets": "qv"},
+    {"rank": 1, "recompute": "selective"},
+    {"rank": 2, "rslora": True},
     {"rank": 4, "bits": 16},
-    {"rank": 4, "accumulate": 2, "rslora": True},
 ]
 
 
@@ -50,8 +49,8 @@ def together(tmp_path_factory, data):
     work.BASES.drop()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maple.cells.bases, "load_model", loads)
-        fit = {"recompute": None, "lr": None}
-        slices = [{"recompute": "none", "lr": 0.005} | cell for cell in CELLS]
+        fit = {"recompute": None, "lr": None, "targets": "all-linear"}
+        slices = [{"recompute": "none", "lr": 0.005, "targets": "qv"} | cell for cell in CELLS]
         code = run(write(folder, data, fit=fit, grid={}, slices=slices), folder / "study")
     work.BASES.drop()
     return SimpleNamespace(out=folder / "study", loads=loads, code=code, jobs=jobs_in(folder / "study"))

@@ -1,5 +1,6 @@
 """One cell worked on: once, however often it is begun; what goes wrong in it is its own."""
 
+import re
 import shutil
 import threading
 import time
@@ -9,16 +10,12 @@ import torch
 
 from maple.cells import work
 from maple.cells.cell import DONE, FAILED, TRAINING, read_state, write_state
+from maple.cells.grid import plan
 from maple.cells.job import Job
 from maple.cells.work import work_on
-from maple.lock import Busy, locked
-from tests.maple.cells.conftest import content, job_of, jobs_in, run, write
-
-
-@pytest.fixture(autouse=True)
-def no_base_of_another_test():
-    yield
-    work.BASES.drop()
+from maple.errors import refuse
+from maple.lock import locked
+from tests.studies import EVALUATE, FIT, content, job_of, jobs_in, run, write
 
 
 def only_when(rank, error):
@@ -66,30 +63,30 @@ def test_an_adapter_is_trained_and_then_scored_from_where_it_is_missing(copy):
     assert content(copy)[adapter][0] == before[adapter][0] and read_state(job.folder)["attempts"] == 4
 
 
-def test_what_goes_wrong_in_one_cell_is_told_and_the_others_go_on(at, monkeypatch, capsys):
-    config = write(at.here, at.data)
+def test_what_goes_wrong_in_one_cell_is_told_and_the_others_go_on(copy, monkeypatch, capsys):
+    failed, other = job_of(copy, 1), job_of(copy, 4)
+    shutil.rmtree(failed.folder)
+    shutil.rmtree(other.scores)
     with monkeypatch.context() as patch:
         patch.setattr(work, "prepare", only_when(1, RuntimeError("the tracking\x1b[2J server\nis gone")))
-        assert run(config, at.out) == 1
+        assert run(None, copy) == 1
     said = capsys.readouterr()
-    failed, other = job_of(at.out, 1), job_of(at.out, 4)
-    assert other.is_finished and job_of(at.out, 0).is_finished
-    assert f"{failed.cell.name}: failed, 0 s: RuntimeError: the tracking\\x1b[2J server\n" in said.out
+    assert other.is_finished and not failed.is_finished
+    ended = rf"^{re.escape(failed.cell.name)}: failed, \d+ s: RuntimeError: the tracking\\x1b\[2J server$"
+    assert re.search(ended, said.out, flags=re.MULTILINE)
     assert "2 of 3 cells are finished" in said.out and "\x1b" not in said.out + said.err
     assert said.err == (
-        f"error: 1 of 3 cells failed: {failed.cell.name}; python -m maple.study --status {at.out} says why, and "
+        f"error: 1 of 3 cells failed: {failed.cell.name}; python -m maple.study --status {copy} says why, and "
         "--retry tries them again\n"
     )
     trace = (failed.folder / "error.txt").read_text()
     assert trace.startswith("Traceback") and "in _train" in trace and "is gone" in trace
     assert read_state(failed.folder)["state"] == FAILED
 
-    before = content(at.out)
-    assert run(None, at.out) == 1  # a failed cell is not tried again unasked
-    assert {name: one for name, one in content(at.out).items() if name != "study.yaml"} == {
-        name: one for name, one in before.items() if name != "study.yaml"
-    }
-    assert run(None, at.out, "--retry") == 0
+    before = content(copy / "cells")
+    assert run(None, copy) == 1  # a failed cell is not tried again unasked
+    assert content(copy / "cells") == before
+    assert run(None, copy, "--retry") == 0
     assert failed.is_finished and not (failed.folder / "error.txt").exists()
     now = read_state(failed.folder)
     assert (now["state"], now["attempts"], now["error"]) == (DONE, 2, None)
@@ -100,24 +97,17 @@ def test_a_learning_rate_that_diverges_is_one_sentence_and_has_no_traceback(at, 
     failed = job_of(at.out, 4)
     assert "the gradient's norm is inf" in read_state(failed.folder)["error"]
     assert not (failed.folder / "error.txt").exists() and "Traceback" not in capsys.readouterr().err
-    assert run(None, at.out, "--retry") == 1
-    assert read_state(failed.folder)["attempts"] == 2
 
 
-def test_a_base_that_fails_is_retried_alone(at, monkeypatch, capsys):
+def test_a_base_that_fails_is_retried_alone(copy, monkeypatch, capsys):
     """Where nothing but a base is left there is no adapter whose needs it could share."""
-    config, scoring = write(at.here, at.data), work.settle
-
-    def settle(arguments):
-        if arguments["adapter"] is None:
-            raise OSError("no connection")
-        return scoring(arguments)
-
+    base = job_of(copy, 0)
+    shutil.rmtree(base.scores)
     with monkeypatch.context() as patch:
-        patch.setattr(work, "settle", settle)
-        assert run(config, at.out) == 1
-    assert [job.is_finished for job in jobs_in(at.out)] == [False, True, True]
-    assert run(None, at.out, "--retry") == 0
+        patch.setattr(work, "settle", lambda _: 1 / 0)
+        assert run(None, copy) == 1
+    assert [job.is_finished for job in jobs_in(copy)] == [False, True, True]
+    assert run(None, copy, "--retry") == 0 and base.is_finished
     assert "1 cells to do" in capsys.readouterr().out
 
 
@@ -133,14 +123,12 @@ def test_what_stops_the_process_is_no_failure_of_the_cell(copy, monkeypatch, sto
     assert work_on(job) is None
 
 
-def test_a_cell_that_was_stopped_goes_on_from_its_last_step(at, data, monkeypatch):
+def test_a_cell_that_was_stopped_goes_on_from_its_last_step(tmp_path, data, monkeypatch):
     """Also in the middle of a step of several micro-batches, of which nothing can be shown yet."""
     monkeypatch.setattr(work, "EVERY", 0.0)
-    config = write(at.here, data, grid={"rank": [4]}, fit={"accumulate": 2, "checkpoint_every": 1})
-    assert run(config, at.out) == 0
-    whole = job_of(at.out, 4)
-    adapter = (whole.fit / "adapter" / "adapter_model.safetensors").read_bytes()
-    at.out.rename(at.out.with_name("whole"))
+    settled = plan({"fit": {"data": data, **FIT, "accumulate": 2}, "grid": {"rank": [4]}, "evaluate": EVALUATE})
+    whole, job = (Job(tmp_path / name, settled.cells[1], settled.evaluate, {"checkpoint_every": 1}) for name in "ab")
+    assert work_on(whole) is None
 
     def stop(self, trainer, pl_module, *_):
         if pl_module.step == 2:
@@ -148,13 +136,13 @@ def test_a_cell_that_was_stopped_goes_on_from_its_last_step(at, data, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(work._Steps, "on_train_batch_end", stop)
-        assert run(config, at.out) == 143
-    job = job_of(at.out, 4)
+        with pytest.raises(SystemExit):
+            work_on(job)
     assert sorted(path.name for path in (job.fit / "checkpoints").iterdir())[-1] == "step-00000002"
     work.BASES.drop()
-    assert run(config, at.out) == 0
-    assert (job.fit / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
-    assert not (job.fit / "checkpoints").exists()
+    assert work_on(job) is None and not (job.fit / "checkpoints").exists()
+    adapters = [(one.fit / "adapter" / "adapter_model.safetensors").read_bytes() for one in (whole, job)]
+    assert adapters[0] == adapters[1]
     lines = (job.fit / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "0", "1", "2", "3", "4", "4"]
 
@@ -227,10 +215,26 @@ def test_somebody_without_a_sign_of_life_is_not_waited_for_without_end(held, mon
     nap = time.sleep
     monkeypatch.setattr(work.time, "sleep", show_a_sign)
     started = time.monotonic()
-    with pytest.raises(Busy, match=r"is at work in it; wait for it, or stop it"):
-        work_on(job)
+    assert "is at work in it; wait for it, or stop it" in work_on(job)
     assert 0.8 < time.monotonic() - started < 10  # ten signs, and the patience after the last
     assert read_state(job.folder)["step"] == 9
+
+
+def test_a_study_whose_last_cell_somebody_else_holds_is_not_finished(held, monkeypatch, capsys):
+    job, _ = held
+    monkeypatch.setattr(work, "PATIENCE", 0.1)
+    monkeypatch.setattr(work, "EVERY", 0.05)
+    assert run(None, job.study) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 cells are finished" in said.out
+    assert said.err == "error: 1 of 3 cells are at work elsewhere; the same command goes on with them\n"
+
+
+def test_data_that_are_gone_when_a_cell_begins_are_its_failure(copy, monkeypatch):
+    job = job_of(copy, 4)
+    monkeypatch.setattr(Job, "is_finished", property(lambda _: refuse(["--data-dir tasks: there is no such folder"])))
+    assert work_on(job) == "--data-dir tasks: there is no such folder"
+    assert job.has_failed and read_state(job.folder)["attempts"] == 1
 
 
 def test_cores_are_those_that_are_asked_for(copy):

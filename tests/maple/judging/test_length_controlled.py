@@ -42,6 +42,12 @@ def test_all_the_same_verdict(capfd, preference, value):
     assert capfd.readouterr() == ("", "")  # liblinear complains there, of a label without weight
 
 
+def test_few_verdicts_that_length_divides_are_no_warning(recwarn):
+    divided = verdicts(*[(10, 90, 2)] * 5, *[(90, 10, 1)] * 5)
+    assert 0 <= length_controlled_win_rate(divided).value <= 100
+    assert not recwarn.list
+
+
 def test_answers_that_all_differ_alike_in_length_teach_nothing_about_it():
     assert length_controlled_win_rate(verdicts(*[(10, 20, 1), (10, 20, 2)] * 10)).value == pytest.approx(50, abs=0.1)
 

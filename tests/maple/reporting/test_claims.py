@@ -10,6 +10,9 @@ from maple.reporting import claims
 from maple.reporting.advice import cheapest
 from maple.reporting.bootstrap import Replicates, holm
 from maple.reporting.claims import judge, rank_and_scaling
+from maple.reporting.contrasts import balanced
+from maple.reporting.costs import about_memory, on_cpu
+from maple.reporting.scores import OF_MANY
 from maple.reporting.study import read_study
 from tests.planted import imagine, plant
 
@@ -47,22 +50,45 @@ def test_of_studies_of_nothing_none_supports_a_claim():
     assert sum(of_all[name, "not shown"] for name in claims.PAPER if name != "GPT-4") >= 6 * NULLS - 1
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_neither_do_they_where_each_claim_needs_one_thing_alone(seeds):
-    """No AlpacaEval, and runs that differ: of one seed that is told by how its settings differ."""
-    options = {"ranks": (1, 8, 32), "bits": (4, 16), "seeds": seeds, "n": 20, "tasks": ("xnli",), "spread": 0.04}
+ALONE = {"ranks": (1, 8, 32), "bits": (4, 16), "n": 20, "tasks": ("xnli",), "spread": 0.04}
+LUCKY = {"luck": 0.06, "spread": 0.01, "seeds": (0,)}
+NOTHING = {
+    "one seed": {"seeds": (0,)},
+    "three seeds": {"seeds": (0, 1, 2)},
+    "one seed, luck shared over bits": LUCKY | {"bits": (4, 8, 16), "models": ("a",), "data": ("b", "c", "d", "e")},
+    "one seed, luck shared over bits, two models": LUCKY | {"ranks": (1, 2, 8, 32), "models": ("a", "b")},
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_neither_do_they_where_each_claim_needs_one_thing_alone(name):
+    """No AlpacaEval, and runs that differ: of one seed that is told by how its blocks differ."""
+    options = ALONE | NOTHING[name]
     found = [verdicts(imagine(**options, generator=g), 500) for g in range(2 * NULLS)]
     # of 40 studies 2 are expected at 5 %, and 5 or more come in one of 20 attempts
     assert sum("supported" in study.values() for study in found) <= 4
     assert sum("contradicted" in study.values() for study in found) <= 4
 
 
-def test_one_seed_is_enough_where_settings_agree():
+def test_one_seed_is_enough_where_blocks_agree():
     def effect(cell, task, language):
         return of_base(cell, task, language) - 0.1 + 0.04 * log2(cell.rank or 1) * (language == "en")
 
-    found = verdicts(imagine(**FULL | {"seeds": (0,), "n": 200}, effect=effect, spread=0.01))
+    options = FULL | {"seeds": (0,), "n": 200, "spread": 0.01}
+    found = verdicts(imagine(**options | {"ranks": (1, 4, 8, 32)}, effect=effect))
     assert found["base model"] == found["rank"] == "supported"
+    study = imagine(**options, effect=effect)  # of three ranks, and so three differences between two data sets
+    claim = {claim.name: claim for claim in judge(study, Replicates(study, COUNT))}["base model"]
+    assert (claim.verdict, claim.p, claim.p_holm) == ("not shown", None, None) and claim.low < claim.estimate
+    assert "one seed: fewer than 4" in claim.note
+
+
+def test_more_seeds_of_a_few_settings_drop_none():
+    study = imagine(ranks=(1, 2, 8, 32), seeds=(0, 1, 2), n=2)
+    cells = [cell for cell in study.main if cell.seed == 0 or cell.rank == 1]
+    assert balanced(cells) == [cell for cell in study.main if cell.seed == 0]
+    lacking = [cell for cell in study.main if (cell.rank, cell.bits, cell.seed) != (1, 4, 2)]
+    assert balanced(lacking) == [cell for cell in study.main if (cell.rank, cell.bits) != (1, 4)]
 
 
 def test_that_nothing_differs_shows_nothing_where_nothing_could_be_found():
@@ -173,11 +199,21 @@ def test_what_cannot_be_tested_says_why(name, options, words):
 
 
 def test_holm_counts_what_can_be_tested():
-    study = imagine(seeds=(0,), n=20)
+    study = imagine(n=20)
     found = judge(study, Replicates(study, 200))
     tested = [claim for claim in found if claim.p is not None]
     assert [claim.p_holm for claim in tested] == holm([claim.p for claim in tested]) and len(tested) == 3
     assert [claim.name for claim in found] == list(claims.PAPER)
+
+
+def test_a_base_that_quantisation_damages_is_told_from_training():
+    """English rises with the bits in the bases alike: the claim is of the level, and the gain beside it is none."""
+    study = imagine(**FULL | {"n": 200}, effect=lambda cell, *_: 0.2 * (cell.rank > 0) + 0.1 * log2(cell.bits))
+    claim = next(claim for claim in judge(study, Replicates(study, COUNT)) if claim.name == "bits")
+    lines = {line.label: line for line in claim.figure}
+    assert claim.verdict == "supported" and "level of the score" in claim.test
+    level, gain = (f"English columns, {of}per doubling of the bits" for of in ("", "over the base, "))
+    assert lines[level].low > 0.05 and abs(lines[gain].estimate) < 0.03 and lines[gain].low < 0.02
 
 
 def test_one_seed_is_told():
@@ -259,8 +295,21 @@ def test_the_cheapest_of_those_that_are_as_good():
     study = imagine(ranks=(1, 8, 128), bits=(4, 16), seeds=(0,), effect=lambda c, *_: 0.3 if c.rank < 8 else 0.6, n=100)
     best, memory, time = cheapest(study, Replicates(study, 500))
     assert best.startswith("The best adapter is tiny on tiny, rank ") and "±" in best
+    assert "no other seed is in it" in best and best.endswith(OF_MANY)
     # 8 is as good as 128, 1 is not
-    assert ("rank 8" in memory) and "MB" in memory and ("rank 8" in time) and "s of training" in time
+    assert ("rank 8" in memory) and "GiB instead of" in memory and ("rank 8" in time) and "s of training" in time
     lacking = replace(study, cells=[replace(cell, summary=None) for cell in study.cells])
     assert len(cheapest(lacking, Replicates(lacking, 50))) == 1
     assert cheapest(replace(study, cells=[]), Replicates(replace(study, cells=[]), 50)) == []
+
+
+def test_memory_of_a_process_advises_nothing_where_it_hardly_differs():
+    study = imagine(ranks=(1, 8), bits=(4,), seeds=(0,), effect=lambda c, *_: 0.6, n=100)
+    assert all(on_cpu(cell) for cell in study.main)
+    close = [replace(c, summary=c.summary and c.summary | {"peak_memory_bytes": 9e8 + c.rank}) for c in study.cells]
+    _, memory, _ = cheapest(replace(study, cells=close), Replicates(replace(study, cells=close), 100))
+    assert memory.startswith("By memory nothing is advised: it is the resident memory") and "0.838 GiB" in memory
+    on_gpu = [replace(cell, fit=cell.fit | {"device": "cuda"}) for cell in close]
+    of_gpu = replace(study, cells=on_gpu)
+    assert "nothing is advised" not in " ".join(cheapest(of_gpu, Replicates(of_gpu, 100)))
+    assert "of a GPU what was allocated" in about_memory(of_gpu.cells)

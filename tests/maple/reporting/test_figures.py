@@ -16,7 +16,7 @@ from maple.reporting.bootstrap import Replicates
 from maple.reporting.claims import judge
 from maple.reporting.figures import draw, save
 from maple.reporting.language_figures import SCRIPTS, by_language
-from maple.reporting.paper_figures import figure_1, figure_2
+from maple.reporting.paper_figures import figure_1, figure_2, figure_4
 from maple.reporting.price_figures import Point, front, trainable
 from maple.reporting.scores import Estimate, Scores
 from maple.tasks import find
@@ -55,6 +55,7 @@ def figures():
 def test_every_figure_is_there_in_words_and_numbers_too(figures):
     assert figures.keys() == ALL
     for figure in figures.values():
+        assert "`" not in figure.caption
         assert figure.title and figure.caption.endswith(".") and figure.table.name == figure.name
         assert figure.table.rows and all(len(row) == len(figure.table.columns) for row in figure.table.rows)
 
@@ -225,3 +226,14 @@ def test_published_baselines_stand_beside_the_same_questions_only():
             row["settings"] = {"setting": "tiny"}
     sources = {row[1] for row in figure_2(Scores(study)).table.rows}
     assert sources == {"this study"}
+
+
+def test_figure_4_has_the_base_in_the_bits_of_the_adapter():
+    study = imagine(
+        ranks=(8,), bits=(4, 16), seeds=(0,), tasks=("xquad",), effect=lambda c, *_: 0.1 + 0.05 * c.bits, n=40
+    )
+    table = figure_4(Scores(study)).table
+    by_rank = {row[2]: row for row in table.rows if row[4] == "de"}
+    assert by_rank[0][3] == by_rank[8][3] == 16
+    base = next(cell for cell in study.bases if cell.bits == 16)
+    assert by_rank[0][5] == base.rows["xquad", "de"]["value"]

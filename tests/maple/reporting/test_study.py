@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from maple.errors import InputError
+from maple.reporting.content import gather
+from maple.reporting.contrasts import done
+from maple.reporting.scores import Scores
 from maple.reporting.study import read_study
 from tests import planted
 from tests.planted import imagine, plant, write
@@ -121,7 +124,9 @@ def test_says_which_scores_are_missing(folder):
     path = next(cell_folder(folder, cell).glob("scores-*")) / "scores.json"
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([row for row in rows if (row["task"], row["language"]) != ("xnli", "de")]))
-    assert read_study(folder).missing == [f"{cell.name} has no score of xnli in de."]
+    first, second = read_study(folder).missing
+    assert first == f"{cell.name} has no score of xnli in de."
+    assert second.startswith("Means are over what all scored cells have") and second.endswith(" have xnli in de.")
 
 
 def test_answers_that_nobody_judged(folder):
@@ -138,6 +143,8 @@ BROKEN = {
     "an unknown state": ("state.json", '{"state": "dancing"}', "dancing"),
     "half a summary": ("fit/summary.json", '{"model":', "not JSON"),
     "no summary": ("fit/summary.json", None, "is missing, and so what the cell cost"),
+    "tokens that are no number": ("fit/summary.json", '{"tokens": "x", "seconds": 1}', "tokens is no number: 'x'"),
+    "a process that is none": ("state.json", '{"state": "scoring", "where": 5}', "is scoring."),
     "half the scores": ("scores-*/scores.json", '[{"task": "xnli",', "not JSON"),
     "scores of something else": ("scores-*/scores.json", '[{"task": 1}]', "not the scores"),
     "an unknown language": (
@@ -243,3 +250,89 @@ def test_a_verdict_that_is_missing_keeps_its_place(folder):
     (scores / "scores.json").write_text(json.dumps(rows))
     items = next(c for c in read_study(folder).cells if c.name == cell.name).items["alpaca_eval", "en"]
     assert np.isnan(items[2]) and np.array_equal(np.delete(items, 2), left)
+
+
+def test_another_flag_makes_no_seeds(tmp_path):
+    """Cells with another learning rate are no seeds of those with the study's, and are said to be apart."""
+    study = imagine(tmp_path / "study", **SMALL)
+    config = study.config | {"slices": [{"rank": [1, 8], "bits": 4, "lr": 0.0001, "seed": 0}]}
+    write(study)
+    (tmp_path / "study" / "study.yaml").write_text(json.dumps(config))
+    found = read_study(tmp_path / "study")
+    assert [cell.scaling for cell in found.cells if cell not in found.main and cell.rank] == [
+        "alpha = rank, lr 0.0001"
+    ] * 2
+    assert [cell.name for cell in found.main] == [cell.name for cell in study.main]
+    assert found.apart[0].startswith("2 adapters differ from most in lr: ")
+    assert read_study(write(study)).apart == []
+
+
+def test_more_than_is_asked_for_now_is_left_out(folder):
+    config = json.loads(json.dumps(read_study(folder).config))
+    config["evaluate"] |= {"tasks": "xnli,alpaca_eval", "languages": "en,de"}
+    (folder / "study.yaml").write_text(json.dumps(config))
+    study = read_study(folder)
+    assert (study.tasks, study.languages, study.missing) == (["xnli", "alpaca_eval"], ["de", "en"], [])
+
+
+def test_a_language_more_does_not_empty_the_means(folder):
+    """The study was given Chinese; one cell of five has it, the others are planned again and still have the rest."""
+    first, *others = read_study(folder).cells
+    scores = next(cell_folder(folder, first).glob("scores-*"))
+    rows = json.loads((scores / "scores.json").read_text())
+    more = [row | {"language": "zh"} for row in rows if (row["task"], row["language"]) == ("xnli", "de")]
+    (scores / "scores.json").write_text(json.dumps(rows + more))
+    shutil.copy(scores / "predictions/xnli.de.jsonl", scores / "predictions/xnli.zh.jsonl")
+    for cell in others:
+        (cell_folder(folder, cell) / "state.json").write_text('{"state": "planned"}')
+    study = read_study(folder)
+    assert len(study.missing) == 2 and study.missing[0].endswith(" have no score of xnli in zh.")
+    scores = Scores(study)
+    assert ("xnli", "zh") in scores.pairs and ("xnli", "zh") not in scores.in_mean
+    assert all(scores.mean([cell], scores.in_mean) for cell in study.cells)
+    assert done(study.main) == study.main
+
+
+def edit(folder, cell, change):
+    """Change the settings of a cell's rows."""
+    path = next(cell_folder(folder, cell).glob("scores-*")) / "scores.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        change(row)
+    path.write_text(json.dumps(rows))
+
+
+def test_settings_that_somebody_edited_are_a_sentence(folder):
+    edit(folder, read_study(folder).main[0], lambda row: row["settings"].update(judge=["a", {}], data=5))
+    study = read_study(folder)
+    assert sum("judge is no text: ['a', {}]" in sentence for sentence in study.missing) == 1
+    assert all(cell.rows for cell in study.cells)
+    (folder / "cells" / study.main[0].name / "fit" / "summary.json").write_text('{"tokens": "x", "adapter_bytes": []}')
+    content = gather(read_study(folder))
+    assert len(content.claims) == 7 and any("adapter_bytes is no number" in text for text in content.study.missing)
+
+
+def test_other_data_of_the_same_length_is_left_out(folder):
+    cells = read_study(folder).cells
+    for place, cell in enumerate(cells):
+        digest = "1" if cell is cells[1] else "0"
+
+        def change(row, place=place, digest=digest):
+            row["settings"]["data"] = f"/{place}/xnli sha256:{digest if row['language'] == 'de' else 0}"
+
+        edit(folder, cell, change)
+    study = read_study(folder)
+    (left,) = [sentence for sentence in study.missing if "other data" in sentence]
+    assert left == f"{cells[1].name} was scored on other data of xnli in de, xquad in de than most: left out."
+    assert ("xnli", "de") not in study.cells[1].rows and ("xnli", "de") not in study.cells[1].items
+    assert ("xnli", "de") in study.cells[0].items
+
+
+def test_another_base_of_the_same_name_is_left_out(folder):
+    cells = read_study(folder).cells
+    for cell in cells:
+        print_of = "old" if cell is cells[2] else "new"
+        edit(folder, cell, lambda row, print_of=print_of: row["settings"].update(fingerprint=print_of))
+    study = read_study(folder)
+    assert [bool(cell.rows) for cell in study.cells] == [True, True, False, True, True]
+    assert any(f"{cells[2].name} was scored on another tiny than most" in sentence for sentence in study.missing)
