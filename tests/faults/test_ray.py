@@ -185,8 +185,8 @@ def cluster(world):
         head = Machine(world, "--head", "--port", address.rpartition(":")[2], "--temp-dir", folder)
         machines = [head, Machine(world, "--address", address)]
         yield address, machines
-        for machine in machines:
-            machine.process.terminate()
+        for machine in machines:  # what they started goes with all that is marked
+            machine.process.kill()
             machine.process.wait()
 
 
