@@ -224,7 +224,7 @@ def test_no_state_that_anybody_wrote_ends_the_table(tmp_path, monkeypatch):
             for job in found:
                 job.folder.mkdir(parents=True, exist_ok=True)
                 (job.folder / "state.json").write_text(text)
-            time.sleep(0.05)
+            time.sleep(0.3)
             assert one.thread.is_alive()
 
     said = live(found, True, during)
