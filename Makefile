@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 KERNEL_TESTS := tests/triton tests/kernels/test_ops.py tests/kernels/test_attention.py tests/kernels/test_elementwise_ops.py
 BIN := $(VENV)/bin
+# A test computes on one core, so as many processes as a small machine has, each with whole files: what a file sets up
+# is set up once.
+BESIDE := -n 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # An older Triton beside the one installed: what compiles under both is tested without a GPU (tests/benchmarks).
@@ -43,9 +46,9 @@ $(OLD_TRITON):
 
 test: setup $(OLD_TRITON)
 	@echo "Testing everything beside the real peft, bitsandbytes and transformers: a few minutes."
-	$(BIN)/python -m pytest
-	@echo "And the Triton kernels in the interpreter, which needs a process of its own."
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
+	$(BIN)/python -m pytest $(BESIDE)
+	@echo "And the Triton kernels in the interpreter, which needs processes of its own."
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(BESIDE) $(KERNEL_TESTS)
 
 bench: setup
 	$(BIN)/python -m benchmarks.kernels

@@ -37,7 +37,7 @@ def linear(x: Tensor, w: Weight, bias: Tensor | None) -> Tensor:
 
 
 def linear_grad_x(dy: Tensor, w: Weight) -> Tensor:
-    """dX = dY W for dY [M, out]. A batch worth training on has rows for the library's product, so there is one way."""
+    """dX = dY W for dY [M, out] -> [M, in]. A batch worth training on has enough rows for a library's product."""
     return _add_product_transposed(None, dy, w)
 
 

@@ -126,7 +126,10 @@ def _pack_nibbles(codes: Tensor) -> Tensor:
 
 
 def quantize_absmax(absmax: Tensor) -> dict[str, Tensor]:
-    """Double quantisation (QLoRA, section 3): absmax minus its mean, in signed 8-bit codes of 256 to a block."""
+    """Double quantisation (QLoRA, section 3): absmax minus its mean, in signed 8-bit codes of 256 to a block.
+
+    absmax [blocks] in float32 -> the fields of an `NF4Weight` by name, their shapes as there.
+    """
     offset = absmax.mean()
     nested_map = dynamic_map().to(absmax.device)
     centred, nested_absmax = _scale_blocks(absmax - offset, NESTED_BLOCK_SIZE)

@@ -40,7 +40,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """dX [M, n] in the dtype of x."""
+    """dX [M, n] in the dtype of x, for dY and x [M, n], weight [n], and the scale s [M] of the forward pass."""
     wide = _wide(x)
     dy, weight = dy.to(wide.dtype), weight.to(wide.dtype)
     # mean(g x) as (dY x) w, one matrix to write to: with g beside it and the sum of g x it took 1.7 times as long
@@ -89,12 +89,12 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up [M, n] in the dtype of gate."""
+    """silu(gate) * up for gate and up [M, n] -> [M, n] in the dtype of gate."""
     return functional.silu(_wide(gate)).mul_(up).to(gate.dtype)
 
 
 def swiglu_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """(dGate, dUp), each [M, n] in the dtype of gate."""
+    """(dGate, dUp) for dY, gate and up [M, n], each [M, n] in the dtype of gate."""
     wide, dy = _wide(gate), _wide(dy)
     d_silu = dy * up
     d_gate = torch.ops.aten.silu_backward.grad_input(d_silu, wide, grad_input=d_silu)

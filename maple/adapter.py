@@ -49,7 +49,7 @@ LARGEST_ALPHA = 1e9  # in use are 1 to 1024; what is beyond float32 would make e
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The A and B of every LoRA layer by the name that they have in an adapter's file."""
+    """The A [r, in] and B [out, r] of every LoRA layer by the name that they have in an adapter's file (PEFT's)."""
     tensors = {}
     for path, layer in lora_layers(model).items():
         tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.lora_a
