@@ -2,6 +2,7 @@
 
     python -m benchmarks.codegen              compile for every target, print the table
     python -m benchmarks.codegen --keep       and append it to benchmarks/ledger.csv
+    python -m benchmarks.codegen --only nf4   only what has nf4 in its name
 
 The wrappers of `kernels` are called on tensors without memory (the meta device) and their launches recorded, so what is
 compiled is what a GPU would be sent: types, alignment, constants and all. A kernel that spills to the stack, or whose
@@ -142,10 +143,12 @@ def recorded() -> Iterator[list]:
         yield seen
 
 
-def launches() -> list[Launch]:
-    """What `calls` launch; a call that launches two kernels is named for the last."""
+def launches(only: str = "") -> list[Launch]:
+    """What `calls` with `only` in their name launch; a call that launches two kernels is named for the last."""
     found = []
     for name, call in calls().items():
+        if only not in name:
+            continue
         with recorded() as seen:
             call()
         found.append(_launch(name, *seen[-1]))
@@ -211,19 +214,22 @@ def _cuobjdump(cubin: bytes) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", text)}
 
 
-def measure(target: str) -> dict[str, dict[str, int]]:
+def measure(target: str, only: str = "") -> dict[str, dict[str, int]]:
     """name of a launch -> its resources on a target."""
-    return {launch.name: resources(compiled(launch, target), target) for launch in launches()}
+    return {launch.name: resources(compiled(launch, target), target) for launch in launches(only)}
 
 
 def main() -> None:
-    """Compile everything for every target and print a table for each."""
+    """Compile everything, or what is asked for, for every target and print a table for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=__doc__.split("\n\n")[0])
     parser.add_argument("--targets", default=",".join(TARGETS), help="some of %(default)s")
+    parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name contains it")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--keep", action="store_true", help="append to benchmarks/ledger.csv")
     arguments = parser.parse_args()
-    found = {target: measure(target) for target in arguments.targets.split(",")}
+    if not any(arguments.only in name for name in calls()):
+        parser.error(f"--only: no kernel's name contains {arguments.only!r}; there are\n  " + "\n  ".join(calls()))
+    found = {target: measure(target, arguments.only) for target in arguments.targets.split(",")}
     if arguments.json:
         print(json.dumps({"triton": triton.__version__, "targets": found}))
         return

@@ -101,6 +101,22 @@ def launches():
     return {launch.name: launch for launch in codegen.launches()}
 
 
+def test_only_some_kernels_can_be_asked_for(monkeypatch, capsys):
+    names = [name for name in codegen.calls() if "rms norm" in name]
+    assert [launch.name for launch in codegen.launches("rms norm")] == names and len(names) == 2
+    monkeypatch.setattr(sys, "argv", ["codegen", "--targets", "sm_90", "--json", "--only", "rotary"])
+    codegen.main()
+    assert set(json.loads(capsys.readouterr().out)["targets"]["sm_90"]) == {"rotary bf16"}
+
+
+def test_only_kernels_that_there_are(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["codegen", "--only", "linear nf5"])
+    with pytest.raises(SystemExit):
+        codegen.main()
+    error = capsys.readouterr().err
+    assert "no kernel's name contains 'linear nf5'; there are" in error and "\n  linear nf4 bf16 M=16\n" in error
+
+
 def test_what_lies_between_the_products_moves_16_bytes_at_a_time(launches):
     for name in ("rms norm bf16", "rms norm backward bf16", "rotary bf16", "swiglu bf16", "swiglu backward bf16"):
         moves = re.findall(r"(?:ld|st)\.global\S*", codegen.compiled(launches[name], "sm_90").asm["ptx"])
