@@ -6,6 +6,11 @@ One lookup decodes two weights: the table holds for each byte both of its NF4 va
 half of a word, so that a word is also what lies in memory. `naive.py` says what is computed; the launches switch the
 contraction of a product and a sum into one rounding off (its default changes between versions of Triton), and where
 one rounding is wanted the code says fma.
+
+Triton in five lines: a kernel is the code of one program. kernel[(a, b, c)](...) runs a * b * c of them at once, and
+tl.program_id says which one this is. A tensor arrives as a pointer to its first element; pointer + offsets is a tile of
+addresses, which tl.load reads in one go, only where its mask is true. A tl.constexpr is known when the kernel is
+compiled. tl.dot multiplies two tiles, and .to(dtype, bitcast=True) is Tensor.view(dtype).
 """
 
 from __future__ import annotations
@@ -146,6 +151,10 @@ def linear_kernel(
     """A tile of y^T = W x^T: unscaled NF4 values times x, and each block's partial sum times its absmax in float32.
 
         y[m, n] = sum over blocks k of absmax[n, k] * sum over the block's columns j of value[n, j] * x[m, j]
+
+    x [M, K] with K = in, W [N, K] with N = out; x_row, row_bytes and row_blocks are how many elements of x, bytes of
+    codes and blocks one row has, so absmax[n, k] lies at n * row_blocks + k. BLOCK_SIZE is NF4's; BLOCK_M, BLOCK_N and
+    BLOCK_K are the sides of a tile. The second line of arguments is for `finish` (tiles.py): LoRA, bias, split sums.
 
     The pairs that the table gives are, joined, the register operand of wgmma as it stands: neighbours along `in` lie
     in one 32-bit register there. DTYPE is what is multiplied; with RESCALE, x becomes float16 after an exact power of

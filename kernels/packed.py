@@ -71,8 +71,8 @@ class NF4Weight(_Packed):
     codes          uint8   [ceil(out * in / 2)]   element 2j in the high nibble of byte j, 2j + 1 in the low one
     absmax         float32 [blocks]               plain, or
                    uint8   [blocks]               double-quantised: a code into nested_map
-    nested_absmax  float32 [ceil(blocks / 256)]   |      absmax[i] = nested_map[code_i] * nested_absmax[i // 256]
-    nested_map     float32 [256]                  |                  + nested_offset
+    nested_absmax  float32 [ceil(blocks / 256)]   |      absmax of block i = nested_map[absmax[i]]
+    nested_map     float32 [256]                  |                          * nested_absmax[i // 256] + nested_offset
     nested_offset  float32 []                     |
 
     Raises ValueError when the parts disagree.

@@ -6,13 +6,14 @@
     B [out, r]  zero, so that training begins at the base model } with r (in + out) numbers instead of in * out
 
     scaling = alpha / r         the paper's: with alpha = r it is 1 at every rank
-            = alpha / sqrt(r)   rsLoRA (arXiv 2312.03732): keeps the size of the update as r grows
+            = alpha / sqrt(r)   rsLoRA (arXiv 2312.03732): a step of gradient descent is as large at every r
 
 The gradients, with dY = dL/dy and x' = dropout(x):
 
     G  = scaling * dY B        [M, r], computed once
     dA = G^T x'                dB = scaling * dY^T (x' A^T)        dX = dY W + dropout'(G A)
 
+dropout'(Z) = Z * mask / (1 - p), with the mask of x: dropout is linear, so its gradient is itself.
 They are written out in `kernels/naive.py` (lora_linear_backward): x' A^T is saved, G serves both dA and dX, the LoRA
 part is added to the base output in place, and the mask of the dropout is a hash that is computed again, not kept.
 """
@@ -59,6 +60,7 @@ class LoRALinear(nn.Module):
             # Drawn from PyTorch's own generator, which activation checkpointing puts back: a recomputed forward
             # sees the same mask. It stays a tensor, which a compiler can trace.
             dropout, seed = self.dropout, torch.randint(2**32, ())
+        # on a CPU `naive.lora_linear`, with `naive.lora_linear_backward` as its gradient (kernels/ops.py)
         ys = kernels.lora_linear_grouped(
             x,
             [layer.base.packed for layer in layers],

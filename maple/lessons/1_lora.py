@@ -1,12 +1,13 @@
 # %% [markdown]
 # # 1. What LoRA computes
 #
-# A linear layer is y = W x. Fine-tuning changes W, which is out * in numbers. LoRA (arXiv 2106.09685) freezes W and
-# learns a change of low rank r beside it:
+# A linear layer is y = W x with W [out, in], x [in] and y [out]. Fine-tuning changes all out * in numbers of W. LoRA
+# (low-rank adaptation, arXiv 2106.09685) freezes W and learns a change of it beside it:
 #
-#     y = W x + s B (A x)            A [r, in], B [out, r]: r (in + out) numbers
+#     y = W x + s B (A x)            A [r, in], B [out, r]: r (in + out) numbers; s is a fixed one
 #
-# With a batch of rows x [M, in], as the code has it:  Y = X W^T + s (X A^T) B^T.
+# B A is [out, in] like W, but of rank r at most: r directions of x are looked at, and r directions of y are moved.
+# With M rows X [M, in], as the code has it:  Y = X W^T + s (X A^T) B^T.
 
 # %%
 import numpy as np
@@ -28,14 +29,14 @@ print(f"W has {OUT * IN:,} numbers; A and B of rank {RANK} have {RANK * (IN + OU
 # %% [markdown]
 # ## The gradients, by hand
 #
-# Of the loss only dY = dL/dY [M, out] is needed; here L is the sum of C * Y, so that dY is C. The chain rule, each line
-# with its shapes:
+# A layer needs only dY = dL/dY [M, out] of the loss L; here it is random, as if L were the sum of dY * Y. The chain
+# rule, each line with its shapes:
 #
-#     G  = s dY B          [M, r]         what reaches A X^T from above; used twice
+#     G  = s dY B          [M, r]         what reaches X A^T from above; used twice
 #     dA = G^T X           [r, in]
 #     dB = s dY^T (X A^T)  [out, r]       X A^T was computed in the forward pass, and is kept
 #     dX = dY W + G A      [M, in]        for the layers below
-#     dW                                  is never computed: W is frozen. That is half of what LoRA saves.
+#     dW                                  is never computed, W being frozen: a third of the work of a layer
 
 # %%
 a = torch.randn(RANK, IN, dtype=torch.float64, requires_grad=True)
@@ -49,7 +50,8 @@ dy = torch.randn_like(y)
 with torch.no_grad():
     g = s * dy @ b
     by_hand = {"dA": g.T @ x, "dB": s * dy.T @ (x @ a.T), "dX": dy @ weight + g @ a}
-    (computed,), xa = naive.lora_linear(x, [weight], [None], [s], [a], [b], 0.0, None)  # what maple.fit runs on a CPU
+    # what maple.fit runs on a CPU; lists, as several layers may share x; then no bias, no dropout, no seed of it
+    (computed,), xa = naive.lora_linear(x, [weight], [None], [s], [a], [b], 0.0, None)
     dx, da, (db,) = naive.lora_linear_backward([dy], x, xa, [weight], [s], [a], [b], 0.0, None, needs_dx=True)
 of_maple, autograd = {"dA": da, "dB": db, "dX": dx}, {"dA": a.grad, "dB": b.grad, "dX": x.grad}
 errors = {name: (grad - by_hand[name]).abs().max().item() for name, grad in autograd.items()}
@@ -60,7 +62,8 @@ print("largest difference to autograd:", {name: f"{error:.0e}" for name, error i
 # %% [markdown]
 # ## Why B starts at zero
 #
-# LoRALinear draws A at random and sets B to 0. Then B A = 0: training begins at the base model, whatever the rank.
+# LoRALinear is the layer as a module, beside a frozen QuantizedLinear. That one holds packed weights; or, as here, the
+# weight itself as a plain tensor. It draws A at random and sets B to 0, so training begins at the base model.
 # dA = G^T X is 0 too, since G = s dY B, but dB is not: the first step moves B alone, the second one both. With A = 0 as
 # well both gradients would be 0, and nothing would ever move.
 
@@ -76,15 +79,15 @@ print(f"Y differs from the base by {unchanged}; largest gradients {first_gradien
 # %% [markdown]
 # ## What alpha does as the rank grows
 #
-# s = alpha / r in the paper. One step of gradient descent from B = 0 is dB = -lr s dY^T (X A^T), and for a row x it
-# changes y by
+# s = alpha / r in the paper. With x as the only row, a step of gradient descent with learning rate lr takes B from 0 to
+# -lr dB = -lr s dY^T (x A^T), which changes y by
 #
-#     s dB A x = -lr s^2 |A x|^2 dY        |A x|^2 is a sum of r squares, so it grows as r
+#     s B A x = -lr s^2 |A x|^2 dY         |A x|^2 is a sum of r squares, so it grows as r
 #
 # so by s^2 r. With a fixed alpha that is 1/r: a larger rank learns more slowly. rsLoRA (arXiv 2312.03732) takes
 # s = alpha / sqrt(r), where it is constant. alpha = r, this project's default, has s = 1: the scale of the adapter does
-# not change along a sweep of ranks, but the first step grows as r.
-# (Adam divides by the size of the gradient, so its first step changes y by s r: 1, sqrt(r) and r.)
+# not change along a sweep of ranks, but the first step grows as r. The picture shows the three rules fall, stay, rise.
+# (AdamW, which trains here, divides by the size of the gradient: its first step changes y by s r, so as 1, sqrt(r), r.)
 
 # %%
 RANKS, DRAWS, LR = [1, 2, 4, 8, 16, 32, 64], 40, 1e-3

@@ -9,7 +9,7 @@
 #     activations            what the backward pass needs of the forward pass: grows with the tokens, not with T
 #     loss                   logits: tokens * vocabulary, for as many tokens as are looked at together
 #
-# LoRA shrinks the third, QLoRA (arXiv 2305.14314) the first. Neither shrinks the fourth.
+# LoRA shrinks the second and third, QLoRA (arXiv 2305.14314) the first. Neither shrinks the fourth.
 
 # %%
 import torch
@@ -117,8 +117,8 @@ for name, peak in counted.items():
 print("predicted is more than counted by", {name: f"{share:.2%}" for name, share in apart.items()})
 
 # %% [markdown]
-# Left, from bar to bar one part shrinks: gradients and moments, the frozen weights, the activations. Right, what was
-# predicted without a tensor, beside what real ones took.
+# Left, what shrinks: trained weights with gradients and moments; frozen weights; activations, whereupon the peak is at
+# another moment of the step. Right, what was predicted without a tensor, beside what real ones took.
 
 # %%
 figure, axes = panels("Where the memory of a training step goes", 2)

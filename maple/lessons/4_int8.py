@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 4. int8 per row, outliers, and why 8 bits cost a model less than 4
 #
-# In 8 bits a weight is one of 255 equal steps. Each row of W [out, in] has its own: the largest absolute value of the
-# row, its absmax, becomes 127 (LLM.int8(), arXiv 2208.07339):
+# In 8 bits a weight is one of 255 values, equally far apart. Each row of W [out, in] has its own: the largest absolute
+# value of the row, its absmax, becomes 127 (LLM.int8(), arXiv 2208.07339):
 #
 #     q = round(w * 127 / absmax)        w' = q * absmax / 127        8 bits a weight, and one float32 a row
 #
@@ -63,8 +63,8 @@ print(
 # cut anew into rows of 4,096 weights, and in each row one weight is set to so many times the RMS of the row. Measured
 # is the error of all the *other* weights of the row:
 #
-#     int8   grows with the outlier: one of 440 times the RMS makes it as large as the RMS, and nothing is left
-#     NF4    the outlier takes one block of 64 with it: its 63 neighbours become 0. The other 4,032 never hear of it
+#     int8   grows with the outlier as absmax/440, up to 100 %: then all others are rounded to 0, and nothing is left
+#     NF4    the outlier takes one block of 64 with it: its 63 neighbours end as 0. The other 4,032 never hear of it
 #
 # Some pre-trained weights have such outliers; SpQR (arXiv 2306.03078) keeps them apart.
 
@@ -102,7 +102,7 @@ losses = {}
 for code in ("en", "de", "sw", "th"):
     rng = random.Random(f"lesson 4 {code}")
     texts = [document(rng, language(code)) for _ in range(40)]
-    samples = [(np.array([*ids, tokenizer.eos_token_id]), 0) for ids in tokenizer(texts)["input_ids"]]
+    samples = [(np.array([*ids, tokenizer.eos_token_id]), 0) for ids in tokenizer(texts)["input_ids"]]  # no prompt
     packed_rows = [[samples[i] for i in row] for row in pack([len(ids) - 1 for ids, _ in samples], 384)]
     batch = collate(packed_rows, 384, tokenizer.eos_token_id)
     losses[code] = {bits: score(model, batch).mean_loss for bits, model in models.items()}

@@ -33,7 +33,7 @@ from maple.reporting.style import COLOURS, MARKS
 # The weight has 128 rows, one tile, and 256 columns, four blocks of 64: one program runs, and its loop takes four
 # steps. Run this lesson once, then the command that it prints: it stops at the line that multiplies.
 #
-#     (Pdb) p byte.handle.data[0, :4]         the first four bytes of row 0, two codes in each
+#     (Pdb) p byte.handle.data[0, :4]         the first four bytes of row 0; 233 = 16 * 14 + 9 is two codes
 #     (Pdb) p values.handle.data[0, :8]       the eight values that they stand for
 #     (Pdb) p s.handle.data[:2]               the absmax of this block in rows 0 and 1
 #     (Pdb) p acc.handle.data[0, :3]          y so far, for row 0 and the three rows of x: zeros
@@ -91,9 +91,9 @@ print(f"relative difference of y to what was seen {errors[0]:.1e}, to x and the 
 # %% [markdown]
 # ## What the compiler makes of it
 #
-# Compiling for an H200 (sm_90) needs no GPU, but a process without the interpreter. Hopper's matrix instruction, wgmma,
-# takes its left operand from registers, where the decoded values are, or from shared memory, where they would have to
-# be written: hence y^T = W x^T. A stack would be registers spilled into memory. M: the most rows of x for that tile.
+# Compiling for an H200 (sm_90) needs no GPU, but a process without the interpreter. Its matrix instruction, wgmma,
+# takes the left operand from registers, where the decoded values are: hence y^T = W x^T. Printed: a thread's registers,
+# bytes of stack (what had no room there) and of memory that threads share, all wgmma; M: the most rows of x for a tile.
 
 # %%
 project = Path(kernels.__file__).parents[1]

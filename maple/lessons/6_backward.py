@@ -5,9 +5,9 @@
 #
 #     y_i = x W_i^T + s x' A_i^T B_i^T       x' = dropout(x) [M, in], W_i [out_i, in], A_i [r, in], B_i [out_i, r]
 #
-# Three ways. `formula` is that line. `layers` is PEFT's way: a linear layer with a backward pass of its own for the
-# packed weight, a dropout and two small linear layers beside it, and the sum. `by hand` is this project's operator: all
-# projections in one, with the gradients of lesson 1 written out.
+# with s the scaling. Three ways: `formula` is that line. `layers` is the way of PEFT, Hugging Face's library: a linear
+# layer with a backward pass of its own for the packed weight, a dropout and two small linear layers beside it, and the
+# sum. `by hand` is this project's operator: all projections in one, with the gradients of lesson 1 written out.
 
 # %%
 from collections import Counter
@@ -76,7 +76,7 @@ for way, forward in WAYS.items():
 ran = []
 
 
-def noted(name):
+def noted(name):  # the real function, and a note of each call with its result
     real = getattr(naive, name)
     return mock.patch.object(naive, name, lambda *given: ran.append((name, real(*given))) or ran[-1][1])
 
@@ -99,7 +99,7 @@ print(f"decoding again: {0.5 / M:.2%} of the operations of dY W; largest relativ
 # LoRA has few operations, but x, y, dY and dX are large, and it may read and write all of them again. `layers` writes
 # s XA B^T beside y and adds the two; in the backward pass each W_i and each A_i gives a dX, and all are summed.
 # `by hand` adds into what is there (addmm): y_i is written, then added to; dX = G A, then += dY_i W_i; all A_i read x
-# once. So much of these matrices is read and written, in numbers for each of the M rows:
+# once. So it reads and writes of these matrices, in numbers for each of the M rows:
 #
 #     forward   (g + 1) in + 3 sum of out_i          backward   (2 + 2 g) in + 3 sum of out_i
 
