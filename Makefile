@@ -63,7 +63,7 @@ lint: setup
 
 faults: setup
 	@echo "Killing, corrupting, filling and fuzzing: about a quarter of an hour; at its end, what was tried and what was lost."
-	$(BIN)/python -m pytest -q tests/faults
+	$(BIN)/python -m pytest -q $(BESIDE) tests/faults
 
 # A stopped one goes on where it was: the same command, the same folder.
 study: setup

@@ -3,9 +3,9 @@
     byte of codes  --table of 256 pairs-->  two values, side by side in one word  --absmax of the block-->  two weights
 
 One lookup decodes two weights: the table holds for each byte both of its NF4 values, the first element in the lower
-half of a word, so that a word is also what lies in memory. `naive.py` says what is computed; the launches switch the
-contraction of a product and a sum into one rounding off (its default changes between versions of Triton), and where
-one rounding is wanted the code says fma.
+half of a word, so that a word is also what lies in memory. `naive.py` says what is computed. tl.fma(a, b, c) is
+a * b + c with one rounding; any other product and sum is two, as the launches forbid the compiler to join them
+(enable_fp_fusion=False; the default changes between versions of Triton).
 
 Triton in five lines: a kernel is the code of one program. kernel[(a, b, c)](...) runs a * b * c of them at once, and
 tl.program_id says which one this is. A tensor arrives as a pointer to its first element; pointer + offsets is a tile of
@@ -150,15 +150,15 @@ def linear_kernel(
 ):  # fmt: skip
     """A tile of y^T = W x^T: unscaled NF4 values times x, and each block's partial sum times its absmax in float32.
 
-        y[m, n] = sum over blocks k of absmax[n, k] * sum over the block's columns j of value[n, j] * x[m, j]
+        y[m, n] = sum over blocks i of absmax[n, i] * sum over the block's columns j of value[n, j] * x[m, j]
 
     x [M, K] with K = in, W [N, K] with N = out; x_row, row_bytes and row_blocks are how many elements of x, bytes of
-    codes and blocks one row has, so absmax[n, k] lies at n * row_blocks + k. BLOCK_SIZE is NF4's; BLOCK_M, BLOCK_N and
+    codes and blocks one row has, so absmax[n, i] lies at n * row_blocks + i. BLOCK_SIZE is NF4's; BLOCK_M, BLOCK_N and
     BLOCK_K are the sides of a tile. The second line of arguments is for `finish` (tiles.py): LoRA, bias, split sums.
 
     The pairs that the table gives are, joined, the register operand of wgmma as it stands: neighbours along `in` lie
     in one 32-bit register there. DTYPE is what is multiplied; with RESCALE, x becomes float16 after an exact power of
-    two, since a float16 table is ten times more exact than a bfloat16 one but its range is small. With SCALE_VALUES
+    two, since a float16 table is eight times as exact as a bfloat16 one but its range is small. With SCALE_VALUES
     the absmax goes to the values, as when dequantising: fewer products where x has more rows than a step has columns.
     """
     tile_n, split, tile_m = tl.program_id(0), tl.program_id(1), tl.program_id(2)

@@ -6,7 +6,7 @@
     B [out, r]  zero, so that training begins at the base model } with r (in + out) numbers instead of in * out
 
     scaling = alpha / r         the paper's: with alpha = r it is 1 at every rank
-            = alpha / sqrt(r)   rsLoRA (arXiv 2312.03732): a step of gradient descent is as large at every r
+            = alpha / sqrt(r)   rsLoRA (arXiv 2312.03732): the first step is as large at every r (lessons/1_lora.py)
 
 The gradients, with dY = dL/dy and x' = dropout(x):
 

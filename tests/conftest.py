@@ -10,7 +10,8 @@ from tests.fake_hub import FakeHub
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL = SHARED / "real"
-SEED = int(os.environ.get("MAPLE_TEST_SEED", secrets.randbelow(2**31)))
+# Set for the processes beside this one, which inherit it.
+SEED = int(os.environ.setdefault("MAPLE_TEST_SEED", str(secrets.randbelow(2**31))))
 # The Triton kernels run on a GPU, or in the interpreter in a process of its own: `make test` starts it.
 if os.environ.get("TRITON_INTERPRET") != "1":
     import torch

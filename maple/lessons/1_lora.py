@@ -4,7 +4,7 @@
 # A linear layer is y = W x with W [out, in], x [in] and y [out]. Fine-tuning changes all out * in numbers of W. LoRA
 # (low-rank adaptation, arXiv 2106.09685) freezes W and learns a change of it beside it:
 #
-#     y = W x + s B (A x)            A [r, in], B [out, r]: r (in + out) numbers; s is a fixed one
+#     y = W x + s B (A x)            A [r, in], B [out, r]: r (in + out) numbers; s = alpha / r, and you choose alpha
 #
 # B A is [out, in] like W, but of rank r at most: r directions of x are looked at, and r directions of y are moved.
 # With M rows X [M, in], as the code has it:  Y = X W^T + s (X A^T) B^T.
@@ -50,7 +50,7 @@ dy = torch.randn_like(y)
 with torch.no_grad():
     g = s * dy @ b
     by_hand = {"dA": g.T @ x, "dB": s * dy.T @ (x @ a.T), "dX": dy @ weight + g @ a}
-    # what maple.fit runs on a CPU; lists, as several layers may share x; then no bias, no dropout, no seed of it
+    # what maple.fit runs on a CPU; lists, as several layers may share x; [None]: no bias; 0.0, None: no dropout or seed
     (computed,), xa = naive.lora_linear(x, [weight], [None], [s], [a], [b], 0.0, None)
     dx, da, (db,) = naive.lora_linear_backward([dy], x, xa, [weight], [s], [a], [b], 0.0, None, needs_dx=True)
 of_maple, autograd = {"dA": da, "dB": db, "dX": dx}, {"dA": a.grad, "dB": b.grad, "dX": x.grad}
@@ -62,8 +62,8 @@ print("largest difference to autograd:", {name: f"{error:.0e}" for name, error i
 # %% [markdown]
 # ## Why B starts at zero
 #
-# LoRALinear is the layer as a module, beside a frozen QuantizedLinear. That one holds packed weights; or, as here, the
-# weight itself as a plain tensor. It draws A at random and sets B to 0, so training begins at the base model.
+# LoRALinear is the layer as a module; its `base` is a frozen QuantizedLinear, which holds a packed weight or, as here,
+# a plain tensor. LoRALinear draws A at random and sets B to 0, so training begins at the base model.
 # dA = G^T X is 0 too, since G = s dY B, but dB is not: the first step moves B alone, the second one both. With A = 0 as
 # well both gradients would be 0, and nothing would ever move.
 
@@ -79,7 +79,7 @@ print(f"Y differs from the base by {unchanged}; largest gradients {first_gradien
 # %% [markdown]
 # ## What alpha does as the rank grows
 #
-# s = alpha / r in the paper. With x as the only row, a step of gradient descent with learning rate lr takes B from 0 to
+# s = alpha / r. With x as the only row, a step of gradient descent with learning rate lr takes B from 0 to
 # -lr dB = -lr s dY^T (x A^T), which changes y by
 #
 #     s B A x = -lr s^2 |A x|^2 dY         |A x|^2 is a sum of r squares, so it grows as r

@@ -6,7 +6,7 @@
 #
 #     w  ~  absmax * value[code]        code 4 bits a weight, absmax one float32 a block: 4 + 32 / 64 = 4.5 bits
 #
-# Here are real ones to try it on: the linear layers of the embedded pre-trained model, each W [out, in].
+# Here are real ones to try it on: linear layers of the tiny model that lies in this repository, each W [out, in].
 
 # %%
 import math
@@ -36,12 +36,12 @@ print(
 # Weights of a layer are roughly normal, so most are near 0: there the values should be dense. Quantiles are: between
 # two neighbours lies the same share of a normal distribution. With Q the inverse of its cumulative distribution:
 #
-#     positive   Q(p), 9 points p evenly from d to 1/2, without the last: 8 values, 5.8 % of the weights between two
+#     positive   Q(p), 9 points p evenly from d to 1/2, without the last: 8 values, 5.8 % of the normal between two
 #     negative  -Q(p), 8 points p evenly from d to 1/2, without the last: 7 values, 6.7 % between two
 #     0          exactly: a padding or pruned weight stays 0
 #
-# all divided by the largest. Q(1) is infinite, so d stops short of 1, by the mean of half of 1/15 and half of 1/16:
-# d = 1 - (1/30 + 1/32) / 2 = 0.9677083 (create_normal_map of bitsandbytes; arXiv 2306.06965).
+# all divided by the largest. Q(1) is infinite, so d stops half a share short of 1: 15 equal shares make that 1/30, 16
+# make it 1/32, and d takes the mean: 1 - (1/30 + 1/32) / 2 = 0.9677083 (as bitsandbytes does; arXiv 2306.06965).
 
 # %%
 d = 1 - (1 / 30 + 1 / 32) / 2

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 5. A dequantise-matmul kernel, line by line
 #
-# For few rows of x, y = x W^T with a 4-bit W is one Triton kernel: linear_kernel in kernels/nf4.py, best read beside
-# this lesson. It decodes the weight in registers, and never writes it anywhere as floats:
+# Triton compiles a kind of Python for GPUs; the head of kernels/nf4.py has it in five lines: read those first. With few
+# rows of x, y = x W^T for a 4-bit W is its linear_kernel: W is decoded in registers, never stored anywhere as floats.
 #
-#     y[m, n] = sum over blocks k of  absmax[n, k] * (sum over the columns j of block k of  value[n, j] * x[m, j])
+#     y[m, n] = sum over blocks i of  absmax[n, i] * (sum over the columns j of block i of  value[n, j] * x[m, j])
 #
 # With TRITON_INTERPRET=1 Triton runs a kernel as Python, one program after the other, on NumPy arrays: slow, and open
 # to a debugger. That is decided when triton is imported, hence before anything else:
@@ -30,8 +30,8 @@ from maple.reporting.style import COLOURS, MARKS
 # %% [markdown]
 # ## Stop inside it
 #
-# The weight has 128 rows, one tile, and 256 columns, four blocks of 64: one program runs, and its loop takes four
-# steps. Run this lesson once, then the command that it prints: it stops at the line that multiplies.
+# W has 128 rows, one tile, and 256 columns, four blocks of 64: one program (SPLIT_K 1), four steps of its loop. RESCALE
+# and SCALE_VALUES are False here. Run this lesson once, then the command that it prints: it stops at the product.
 #
 #     (Pdb) p byte.handle.data[0, :4]         the first four bytes of row 0; 233 = 16 * 14 + 9 is two codes
 #     (Pdb) p values.handle.data[0, :8]       the eight values that they stand for
@@ -73,7 +73,7 @@ seen = {name: torch.stack(found, dim=1) for name, found in seen.items()}  # [row
 #     values  [128, 64]   the halves of table[byte], in order: one lookup decodes two weights, without arithmetic
 #     rows    [16, 64]    the block's columns of x; a product takes 16 rows at least, so past M they are zeros
 #     s       [128]       the absmax of the block in each row, in float32, loaded one step ahead
-#     acc     [128, 16]   += s * (values rows^T), in float32
+#     acc     [128, 16]   += s * (values rows^T), float32; y^T, so that the decoded weight is the left side (registers)
 #
 # absmax comes after the product: values * absmax would be rounded to float16 for each weight, s * sum in float32 is
 # not. y differs from "what was seen" by its own rounding to float16, from the decoded weight by the table's as well.

@@ -72,7 +72,7 @@ def test_the_debugger_stops_in_the_kernel_as_it_says(changed, tmp_path):
         for text in done.stdout.split("(Pdb) ")
         if text.startswith("array(")
     ]
-    assert shown[0] == codes.tolist()
+    assert shown[0] == codes.tolist() and codes[0] == 233  # which the prose takes apart
     assert shown[1] == pytest.approx(values, rel=1e-3)
     assert shown[2] == pytest.approx(naive.dequantize_absmax(w).view(128, 4)[:2, 0].tolist(), rel=1e-6)
     assert shown[3] == [0, 0, 0] and 0 not in shown[4]
