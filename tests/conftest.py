@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def fresh_random_inputs():
 
     torch.set_num_threads(1)  # these inputs are small: two threads would mostly wait for each other
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def tokenizer_of_its_own():
+    """A test may change the tokenizer that it loads; the next one gets another."""
+    if "maple.tokenizer" in sys.modules:
+        sys.modules["maple.tokenizer"]._load.cache_clear()
 
 
 @pytest.fixture(scope="session")
