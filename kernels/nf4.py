@@ -7,7 +7,7 @@ half of a word, so that a word is also what lies in memory. `naive.py` says what
 a * b + c with one rounding; any other product and sum is two, as the launches forbid the compiler to join them
 (enable_fp_fusion=False; the default changes between versions of Triton).
 
-Triton in five lines: a kernel is the code of one program. kernel[(a, b, c)](...) runs a * b * c of them at once, and
+Triton in a few lines: a kernel is the code of one program. kernel[(a, b, c)](...) runs a * b * c of them at once, and
 tl.program_id says which one this is. A tensor arrives as a pointer to its first element; pointer + offsets is a tile of
 addresses, which tl.load reads in one go, only where its mask is true. A tl.constexpr is known when the kernel is
 compiled. tl.dot multiplies two tiles, and .to(dtype, bitcast=True) is Tensor.view(dtype).

@@ -2,7 +2,7 @@
 # # 1. What LoRA computes
 #
 # A linear layer is y = W x with W [out, in], x [in] and y [out]. Fine-tuning changes all out * in numbers of W. LoRA
-# (low-rank adaptation, arXiv 2106.09685) freezes W and learns a change of it beside it:
+# (low-rank adaptation, arXiv 2106.09685) freezes W and learns a change of it, of low rank, beside it:
 #
 #     y = W x + s B (A x)            A [r, in], B [out, r]: r (in + out) numbers; s = alpha / r, and you choose alpha
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5. A dequantise-matmul kernel, line by line
 #
-# Triton compiles a kind of Python for GPUs; the head of kernels/nf4.py has it in five lines: read those first. With few
-# rows of x, y = x W^T for a 4-bit W is its linear_kernel: W is decoded in registers, never stored anywhere as floats.
+# Triton compiles a kind of Python for GPUs; the head of kernels/nf4.py has it in a few lines: read those first. For few
+# rows of x, y = x W^T with a 4-bit W is its linear_kernel: W is decoded in registers, never stored anywhere as floats.
 #
 #     y[m, n] = sum over blocks i of  absmax[n, i] * (sum over the columns j of block i of  value[n, j] * x[m, j])
 #
