@@ -109,7 +109,7 @@ for name in ("LoRA", "QLoRA"):
     model = maple.load_model("tiny", bits=WAYS[name]["bits"], rank=FLAGS["rank"]).train()
     predicted[name] = predict(Setting(FLAGS | WAYS[name], model.config, shape, "cpu", torch.float32)).parts
     count(name, model, [p for _, p in lora_parameters(model)], lambda model: token_loss(model, batch)[0])
-plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32, trust_remote_code=False)
 count("full", plain, list(plain.parameters()), lambda model: model(ids, labels=ids).loss)
 apart = {name: sum(parts.values()) / counted[name].total() - 1 for name, parts in predicted.items()}
 for name, peak in counted.items():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.maple.lessons.conftest import LESSONS
+from tests.lessons import LESSONS
 
 SCRIPTS = sorted(LESSONS.glob("[1-9]_*.py"))
 
@@ -21,3 +21,8 @@ def test_a_lesson_is_short_and_ends_in_its_claims(path):
     assert f'save(figure, "{path.stem}")' in text
     *_, last = re.split(r"^# %%.*\n", text, flags=re.M)
     assert "assert " in last and "assert" not in text.removesuffix(last)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SCRIPTS if path.stem != "5_kernel"])
+def test_a_lesson_runs_and_saves_its_picture(run, name):
+    assert run(name).stat().st_size > 10_000

@@ -1,14 +1,10 @@
-"""Lesson 2 tells the truth, and notices where it does not."""
+"""Lesson 2 notices where it no longer tells the truth."""
 
 import pytest
 import torch
 
 import maple.lora
 from maple import memory
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run("2_memory").stat().st_size > 10_000
 
 
 def test_it_notices_a_base_that_is_packed_in_8_bits_where_4_are_asked_for(run, monkeypatch):

@@ -1,14 +1,10 @@
-"""Lesson 4 tells the truth, and notices where it does not."""
+"""Lesson 4 notices where it no longer tells the truth."""
 
 import pytest
 import torch
 
 import maple.model
 from kernels import Int8Weight, naive
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run("4_int8").stat().st_size > 10_000
 
 
 def test_it_notices_codes_that_are_cut_off_and_not_rounded(run, monkeypatch):

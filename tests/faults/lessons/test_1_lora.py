@@ -1,14 +1,10 @@
-"""Lesson 1 tells the truth, and notices where it does not."""
+"""Lesson 1 notices where it no longer tells the truth."""
 
 import pytest
 import torch
 
 import maple.lora
 from kernels import naive
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run("1_lora").stat().st_size > 10_000
 
 
 def test_it_notices_a_forward_pass_without_its_scaling(run, monkeypatch):

@@ -1,4 +1,4 @@
-"""Lesson 6 tells the truth, and notices where it does not."""
+"""Lesson 6 notices where it no longer tells the truth."""
 
 import itertools
 
@@ -9,10 +9,6 @@ import kernels
 from kernels import naive, ops
 
 NAME = "6_backward"
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run(NAME).stat().st_size > 10_000
 
 
 def test_it_notices_a_weight_that_is_kept_in_floats(run, monkeypatch):

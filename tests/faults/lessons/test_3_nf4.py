@@ -1,14 +1,10 @@
-"""Lesson 3 tells the truth, and notices where it does not."""
+"""Lesson 3 notices where it no longer tells the truth."""
 
 import pytest
 import torch
 
 import maple.model
 from kernels import naive, packed
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run("3_nf4").stat().st_size > 10_000
 
 
 def test_it_notices_values_in_equal_steps(run, monkeypatch):

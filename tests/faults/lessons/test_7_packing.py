@@ -1,4 +1,4 @@
-"""Lesson 7 tells the truth, and notices where it does not."""
+"""Lesson 7 notices where it no longer tells the truth."""
 
 import pytest
 import torch
@@ -8,10 +8,6 @@ import maple.module
 from maple.data import packing
 from maple.data.packing import IGNORED
 from maple.module import FineTuning
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run("7_packing").stat().st_size > 10_000
 
 
 def test_it_notices_rows_of_one_sample(run, monkeypatch):

@@ -1,4 +1,4 @@
-"""Lesson 8 tells the truth, and notices where it does not."""
+"""Lesson 8 notices where it no longer tells the truth."""
 
 import pytest
 import torch
@@ -23,10 +23,6 @@ def trained_once(monkeypatch):
             parameter.data.copy_(TRAINED[name])
 
     monkeypatch.setattr(Trainer, "fit", remembered)
-
-
-def test_it_runs_and_saves_its_picture(run):
-    assert run("8_merging").stat().st_size > 10_000
 
 
 def test_it_notices_a_training_that_hardly_moves(run, monkeypatch):
