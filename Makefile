@@ -20,7 +20,7 @@ help:
 	@echo "make lint       ruff and ruff-format"
 	@echo "make test-gpu   the Triton kernels on this machine's GPU; installs nothing"
 	@echo "make bench-gpu  the kernels and a training step on it, beside their peers; OUT=DIR keeps the results there"
-	@echo "make faults     kills, full disks, damaged files, fuzzing: a quarter of an hour"
+	@echo "make faults     kills, full disks, damaged files, fuzzing: twenty minutes"
 	@echo "make study      rank x bits on the embedded world, three seeds, and the report of it: 23 minutes"
 
 # The stamp is newer than both files when the environment is up to date, so a second run starts at once.
@@ -62,8 +62,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 faults: setup
-	@echo "Killing, corrupting, filling and fuzzing: about a quarter of an hour; at its end, what was tried and what was lost."
-	$(BIN)/python -m pytest -q $(BESIDE) tests/faults
+	@echo "Killing, corrupting, filling and fuzzing: about twenty minutes; at its end, what was tried and what was lost."
+	$(BIN)/python -m pytest -q --ignore tests/faults/lessons tests/faults
+	@echo "And what the lessons teach, broken on purpose."
+	$(BIN)/python -m pytest -q $(BESIDE) tests/faults/lessons
 
 # A stopped one goes on where it was: the same command, the same folder.
 study: setup

@@ -13,6 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 LESSONS = PROJECT / "maple" / "lessons"
+
 # In place of benchmarks/codegen.py, where a test is not about what is compiled.
 COMPILED = {"registers": 118, "stack": 0, "shared": 24576, "wgmma": 8, "wgmma from registers": 8}
 NO_COMPILER = f"print({json.dumps({'targets': {'sm_90': {'linear nf4 bf16 M=16': COMPILED}}})!r})\n"

@@ -124,21 +124,6 @@ def tell():
     return _told.append
 
 
-def pytest_sessionfinish(session):
-    """One of several processes hands what it has to tell to the one that speaks."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["told"] = _told, dict(TRIED), dict(TAKEN)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node):
-    """What it told; one that died tells nothing."""
-    told, tried, taken = getattr(node, "workeroutput", {}).get("told", ([], {}, {}))
-    _told.extend(told)
-    TRIED.update(tried)
-    TAKEN.update(taken)
-
-
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("what was tried")
     for line in _told:
