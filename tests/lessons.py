@@ -11,6 +11,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from kernels import naive
+
 PROJECT = Path(__file__).resolve().parents[1]
 LESSONS = PROJECT / "maple" / "lessons"
 
@@ -54,6 +56,8 @@ def run(tmp_path, monkeypatch) -> Callable[[str], Path]:
             runpy.run_path(str(LESSONS / f"{name}.py"), run_name="__main__")
         finally:
             plt.close("all")
+            for cached in (naive._bins, naive._pairs):  # of a table that a test may have changed
+                cached.cache_clear()
         return tmp_path / "runs" / "lessons" / f"{name}.png"
 
     return run_one
