@@ -61,6 +61,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# One process: Ray's tests fork what they run, and hung in a process of pytest-xdist's.
 faults: setup
 	@echo "Killing, corrupting, filling and fuzzing: about twenty minutes; at its end, what was tried and what was lost."
 	$(BIN)/python -m pytest -q --ignore tests/faults/lessons tests/faults

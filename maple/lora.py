@@ -13,7 +13,8 @@ The gradients, with dY = dL/dy and x' = dropout(x):
     G  = scaling * dY B        [M, r], computed once
     dA = G^T x'                dB = scaling * dY^T (x' A^T)        dX = dY W + dropout'(G A)
 
-dropout'(Z) = Z * mask / (1 - p), with the mask of x: dropout is linear, so its gradient is itself.
+where dropout'(Z) = Z * mask / (1 - p), with the mask of x: dropout is linear, so its gradient is itself.
+
 They are written out in `kernels/naive.py` (lora_linear_backward): x' A^T is saved, G serves both dA and dX, the LoRA
 part is added to the base output in place, and the mask of the dropout is a hash that is computed again, not kept.
 """

@@ -14,8 +14,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that `folder` holds. Raises InputError where there is none or it makes no tokens."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(f"{folder}: neither tokenizer.json nor tokenizer.model is there")
-    files = sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir())
-    return _load(folder, tuple(files))
+    stats = ((path, path.stat()) for path in sorted(folder.glob("*")) if path.is_file())  # a link may lead nowhere
+    return _load(folder, tuple((path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
 
 
 # One is kept for the next cell of a study: those that go leave the Rust library's cache of words behind (tokenizers

@@ -32,3 +32,8 @@ def test_one_that_is_gone_is_not_remembered(folder):
     (folder / "tokenizer.model").unlink()
     with pytest.raises(InputError, match="neither tokenizer"):
         load_tokenizer(folder)
+
+
+def test_a_link_that_leads_nowhere_is_no_matter(folder):
+    (folder / "model.safetensors").symlink_to(folder / "a blob that was deleted")
+    assert load_tokenizer(folder).eos_token
